@@ -1,0 +1,1 @@
+"""Streaming real-time inference on Kafka: ingest, features, inference, drift detection and retraining."""

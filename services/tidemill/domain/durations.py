@@ -1,0 +1,30 @@
+"""Durations as people write them in a pipeline file: `90s`, `15m`, `6h`, `7d`, or `1.5d`."""
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_PATTERN = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
+
+DAY_MS = _UNIT_MS["d"]
+
+
+def parse_duration_ms(text: str) -> int:
+    """`7d` → 604800000. Raises ValueError on anything that is not a number followed by ms, s, m, h or d."""
+    match = _PATTERN.match(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write a number and a unit, such as 500ms, 30s, 15m, 6h or 7d")
+    milliseconds = float(match[1]) * _UNIT_MS[match[2]]
+    if milliseconds != int(milliseconds):
+        raise ValueError(f"{text!r} is not a whole number of milliseconds")
+    return int(milliseconds)
+
+
+def _coerce(value: object) -> object:
+    return parse_duration_ms(value) if isinstance(value, str) else value
+
+
+DurationMs = Annotated[int, BeforeValidator(_coerce)]
+"""An int of milliseconds that also accepts the text form."""

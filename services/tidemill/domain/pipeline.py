@@ -1,0 +1,241 @@
+"""The pipeline file as a tree of frozen models: the one description that every service reads its part of."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.domain.durations import DAY_MS, DurationMs
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class Section(BaseModel):
+    """A part of the pipeline file: immutable, and closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NumberField(Section):
+    """A numeric event field that features read; it enters the window engine as round(value × scale)."""
+
+    scale: int = Field(100, ge=1, le=1_000_000, description="fixed-point units per 1.0 (100 keeps cents)")
+    min: float = Field(0.0, description="smallest value accepted")
+    max: float = Field(1_000_000.0, description="largest value accepted")
+
+
+class EventSpec(Section):
+    """The canonical event: `v`, `id`, `event_time` (ms UTC), one string field per entity, and the user's fields."""
+
+    schema_name: Name = Field(alias="schema", description="JSON Schema of the canonical event, by name")
+    entities: tuple[FieldName, ...] = Field(min_length=1, description="entity fields; the first keys the topics")
+    numbers: dict[FieldName, NumberField] = Field(default_factory=dict)
+
+
+class LabelSpec(Section):
+    """The truth about an event: `v`, `id` and `event_time` of the event, every entity, `known_at`, and `field`."""
+
+    schema_name: Name = Field(alias="schema")
+    field: FieldName = Field(description="the 0/1 field that holds the truth")
+
+
+class TopicSettings(Section):
+    """Overrides for all topics of this pipeline; what is not said comes from the topic definitions in schemas/."""
+
+    partitions: int | None = Field(None, ge=1, le=1024)
+    replication_factor: int = Field(1, ge=1, le=7)
+    retention_ms: int | None = Field(None, ge=-1, description="-1 keeps everything; needed for historic event times")
+
+
+class SourceField(Section):
+    """How one canonical field is made from a source's record: from → trim → cast → unit → default → range."""
+
+    source: str | None = Field(None, alias="from", description="name in the source record; the same name if left out")
+    cast: Literal["string", "integer", "number", "boolean", "timestamp"] | None = None
+    trim: bool = Field(False, description="strip surrounding white space of a string before the cast")
+    unit: Literal["ms", "s", "iso8601"] = Field("ms", description="for cast timestamp: what the source writes")
+    multiply: float | None = Field(None, description="factor from the source's unit to the canonical one")
+    default: str | int | float | bool | None = None
+    min: float | None = None
+    max: float | None = None
+    out_of_range: Literal["reject", "clamp"] = "reject"
+
+
+class SourceSpec(Section):
+    """One place that events or labels come from."""
+
+    name: Name
+    kind: Literal["event", "label"]
+    topic: str | None = Field(None, pattern=r"^[a-z0-9-]{1,200}$", description="Kafka topic, or none for HTTP only")
+    http: bool = Field(True, description="accept POST /v1/events/{name}")
+    version_field: str | None = Field("v", description="field of the source record that holds its version")
+    versions: tuple[int, ...] = (1,)
+    fields: dict[FieldName, SourceField]
+
+
+class BreakerSpec(Section):
+    """Stops the service when too large a share of the last `window_records` records was invalid."""
+
+    window_records: int = Field(2_000, ge=10)
+    max_invalid_share: float = Field(0.5, gt=0, le=1)
+
+
+class IngestSpec(Section):
+    max_record_bytes: int = Field(65_536, ge=256, le=900_000)
+    max_future: DurationMs = Field(300_000, description="a timestamp further ahead of the clock is refused")
+    breaker: BreakerSpec = BreakerSpec()
+    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+
+
+class FeatureSpec(Section):
+    """One feature: a calendar fact, an event field, or an aggregate over (t − delay − window, t − delay]."""
+
+    name: FieldName
+    calendar: Literal["weekend", "night"] | None = None
+    value: FieldName | None = Field(None, description="take this event field as it is")
+    aggregate: Literal["count", "sum", "mean", "label_rate"] | None = None
+    field: FieldName | None = Field(None, description="what sum and mean aggregate")
+    window: DurationMs | None = None
+    delay: DurationMs = 0
+
+
+class StageSpec(Section):
+    """All features of one entity; one process group computes them."""
+
+    entity: FieldName
+    features: tuple[FeatureSpec, ...] = Field(min_length=1)
+
+
+class FeaturesSpec(Section):
+    version: int = Field(1, ge=1)
+    allowed_lateness: DurationMs = 3_600_000
+    label_lateness: DurationMs = 7 * DAY_MS
+    max_idle_ms: int = Field(200, ge=0, description="wait at most this long for a partition that is being fetched")
+    stages: tuple[StageSpec, ...] = Field(min_length=1)
+
+
+class OutcomesSpec(Section):
+    """How predictions become training rows: joined with the label known `maturity` after the event."""
+
+    maturity: DurationMs = 7 * DAY_MS
+    missing_label: Literal["negative", "censored"] = "censored"
+    conflicting_label: Literal["first", "last"] = "last"
+    blocking_decisions: tuple[str, ...] = Field((), description="decisions that prevent the truth from showing")
+
+
+class BatchingSpec(Section):
+    max_size: int = Field(256, ge=1, le=65_536)
+    max_wait_ms: float = Field(0.0, ge=0, description="0: dispatch whenever the model is free")
+    buckets: tuple[int, ...] = (1, 8, 32, 128, 256)
+    queue_limit: int = Field(8_192, ge=1, description="HTTP items waiting; beyond it the answer is 429")
+
+
+class ModelSpec(Section):
+    name: Name
+    trainer: str = Field(pattern=r"^[\w.]+:\w+$", description="`module:Class` of the Trainer")
+    parameters: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    output: FieldName = "score"
+    batching: BatchingSpec = BatchingSpec()
+    max_bytes: int = Field(64_000_000, ge=1_000)
+
+
+class FallbackSpec(Section):
+    """The rule that scores while no model is live: score = 1 where `field` > `above`, else 0."""
+
+    field: FieldName
+    above: float
+
+
+class DecisionSpec(Section):
+    """`positive` where the score ≥ threshold, else `negative`."""
+
+    threshold: float = Field(0.5, ge=0, le=1)
+    positive: str = "review"
+    negative: str = "approve"
+    fallback: FallbackSpec
+
+
+class DriftSpec(Section):
+    enabled: bool = True
+    sample_share: float = Field(1.0, gt=0, le=1, description="share of predictions watched, chosen by id hash")
+    delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's δ for the whole pipeline; divided by the features")
+    min_effect: float = Field(0.1, ge=0, le=1, description="smallest shift of a scaled mean worth an alarm")
+    prime_rows: int = Field(512, ge=0, le=5_000)
+    generation_events: int = Field(2_000_000, ge=1_000)
+    ignore: tuple[FieldName, ...] = Field((), description="calendar features and the like")
+    warm_up: DurationMs = Field(0, description="a key's vectors are left out until it is this old; 0: watch all")
+    statistics_every: DurationMs = DAY_MS
+    min_average_precision: float | None = Field(None, ge=0, le=1, description="performance floor on matured outcomes")
+    floor_window: DurationMs = 7 * DAY_MS
+    min_positives: int = Field(30, ge=1)
+
+
+class GateSpec(Section):
+    min_positives: int = Field(50, ge=1)
+    max_latency_ms_per_batch: float = Field(50.0, gt=0)
+    parity_tolerance: float = Field(1e-4, gt=0)
+    holdout: DurationMs = 2 * DAY_MS
+    min_gain: float = Field(0.0, description="holdout average precision over what is live must exceed this")
+    min_gain_after_drift: float = -0.01
+
+
+class ShadowSpec(Section):
+    matured: DurationMs = Field(5 * DAY_MS, description="matured time in which champion and challenger are compared")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    resamples: int = Field(2_000, ge=100)
+
+
+class RetrainSpec(Section):
+    train_window: DurationMs = 7 * DAY_MS
+    cooldown: DurationMs = Field(5 * DAY_MS, description="event time between the starts of two trainings")
+    triggers: tuple[Literal["initial", "drift", "performance", "schedule", "manual"], ...] = (
+        "initial",
+        "drift",
+        "performance",
+        "manual",
+    )
+    schedule: DurationMs | None = None
+    quorum: int = Field(1, ge=1, description="distinct detectors that must have alarmed before drift retrains")
+    budget_per_30d: int = Field(20, ge=1, description="trainings in any 30 days of event time")
+    dry_run: bool = False
+    seed: int = 7
+    gates: GateSpec = GateSpec()
+    shadow: ShadowSpec = ShadowSpec()
+
+
+class Pipeline(Section):
+    """One pipeline; its name prefixes every topic, consumer group and transactional id."""
+
+    version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+    description: str = ""
+    scenario: str | None = Field(None, description="simulator that `demo`, `up` and `simulate` use")
+    event: EventSpec
+    label: LabelSpec
+    topics: TopicSettings = TopicSettings()
+    ingest: IngestSpec
+    features: FeaturesSpec
+    outcomes: OutcomesSpec = OutcomesSpec()
+    model: ModelSpec
+    decision: DecisionSpec
+    drift: DriftSpec = DriftSpec()
+    retrain: RetrainSpec = RetrainSpec()
+
+    @property
+    def primary_entity(self) -> str:
+        return self.event.entities[0]
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the vector's columns, stage by stage, in the order of the file."""
+        return tuple(feature.name for stage in self.features.stages for feature in stage.features)
+
+    def topic(self, role: str) -> str:
+        """`events` → `fraud-events`; the roles are the names of schemas/tidemill_schemas/topics/*.yaml."""
+        return f"{self.name}-{role}"
+
+    def stage_output_role(self, index: int) -> str:
+        """The topic role that feature stage `index` writes: the next stage's input, or `features` from the last."""
+        following = index + 1
+        stages = self.features.stages
+        return f"by-{stages[following].entity}" if following < len(stages) else "features"
