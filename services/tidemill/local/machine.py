@@ -1,0 +1,85 @@
+"""What this machine has and what a process uses, read from /proc and cgroups; None where the platform has neither."""
+
+import os
+import socket
+from pathlib import Path
+from random import SystemRandom
+from typing import NamedTuple
+
+from tidemill.errors import EnvironmentUnusable
+
+LOOPBACK = "127.0.0.1"
+# Below the ranges that systems hand out for outgoing connections (Linux from 32768, macOS from 49152): a client that
+# keeps dialling a restarting broker on such a port could otherwise be given that very port and connect to itself.
+_PORTS = range(20_000, 32_000)
+_ATTEMPTS = 200
+_MIB = 1 << 20
+
+
+class ProcessUsage(NamedTuple):
+    """CPU time since the process started, and its resident memory now."""
+
+    cpu_seconds: float
+    resident_bytes: int
+
+
+def available_memory_mb() -> int | None:
+    """Memory that a new process could take without swapping, the container's limit included."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    available = int(fields["MemAvailable"].split()[0]) // 1024
+    limit = _cgroup_headroom(Path("/sys/fs/cgroup"))
+    return available if limit is None else min(available, limit)
+
+
+def process_usage(pid: int) -> ProcessUsage | None:
+    """CPU and memory of `pid`, or None when it is gone or the platform has no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        resident_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return None
+    after_name = stat.rpartition(")")[2].split()
+    ticks = int(after_name[11]) + int(after_name[12])  # utime and stime, fields 14 and 15 of proc(5)
+    return ProcessUsage(ticks / os.sysconf("SC_CLK_TCK"), resident_pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def free_port(avoid: frozenset[int] = frozenset()) -> int:
+    """A loopback port that nobody listens on right now. Another process may still take it first."""
+    random = SystemRandom()
+    for _ in range(_ATTEMPTS):
+        port = random.choice(_PORTS)
+        if port not in avoid and port_is_free(port):
+            return port
+    raise EnvironmentUnusable(
+        f"No free TCP port found on {LOOPBACK} between {_PORTS.start} and {_PORTS.stop}.",
+        hint="Stop programs that listen there, or name a free port.",
+    )
+
+
+def port_is_free(port: int) -> bool:
+    """True if a server could listen on `port` of the loopback interface now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: closing connections do not count
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _cgroup_headroom(root: Path) -> int | None:
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, used = (root / limit_name).read_text().strip(), (root / used_name).read_text().strip()
+        except OSError:
+            continue
+        if limit != "max" and int(limit) < 1 << 60:  # cgroup v1 writes a huge number for "no limit"
+            return max(0, int(limit) - int(used)) // _MIB
+    return None
