@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PATTERN = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
@@ -26,5 +26,17 @@ def _coerce(value: object) -> object:
     return parse_duration_ms(value) if isinstance(value, str) else value
 
 
-DurationMs = Annotated[int, BeforeValidator(_coerce)]
-"""An int of milliseconds that also accepts the text form."""
+DurationMs = Annotated[
+    int,
+    BeforeValidator(_coerce),
+    Field(ge=0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$"},
+            ]
+        }
+    ),
+]
+"""An int of milliseconds, 0 or more, that also accepts the text form."""

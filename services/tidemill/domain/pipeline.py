@@ -13,7 +13,7 @@ FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 class Section(BaseModel):
     """A part of the pipeline file: immutable, and closed to unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NumberField(Section):
@@ -81,6 +81,8 @@ class BreakerSpec(Section):
 
 
 class IngestSpec(Section):
+    """What comes in and what is refused: sources, limits, and the breaker that stops a broken feed."""
+
     max_record_bytes: int = Field(65_536, ge=256, le=900_000)
     max_future: DurationMs = Field(300_000, description="a timestamp further ahead of the clock is refused")
     breaker: BreakerSpec = BreakerSpec()
@@ -107,6 +109,8 @@ class StageSpec(Section):
 
 
 class FeaturesSpec(Section):
+    """The feature vector: stages in the order in which records pass them. A changed list is a new `version`."""
+
     version: int = Field(1, ge=1)
     allowed_lateness: DurationMs = 3_600_000
     label_lateness: DurationMs = 7 * DAY_MS
@@ -124,6 +128,8 @@ class OutcomesSpec(Section):
 
 
 class BatchingSpec(Section):
+    """How events become micro-batches; each is padded to the smallest of `buckets` that holds it."""
+
     max_size: int = Field(256, ge=1, le=65_536)
     max_wait_ms: float = Field(0.0, ge=0, description="0: dispatch whenever the model is free")
     buckets: tuple[int, ...] = (1, 8, 32, 128, 256)
@@ -131,6 +137,8 @@ class BatchingSpec(Section):
 
 
 class ModelSpec(Section):
+    """The model, the class that trains it, and how it is fed."""
+
     name: Name
     trainer: str = Field(pattern=r"^[\w.]+:\w+$", description="`module:Class` of the Trainer")
     parameters: dict[str, int | float | str | bool] = Field(default_factory=dict)
@@ -156,6 +164,8 @@ class DecisionSpec(Section):
 
 
 class DriftSpec(Section):
+    """What is watched for change, and how large a change must be to count."""
+
     enabled: bool = True
     sample_share: float = Field(1.0, gt=0, le=1, description="share of predictions watched, chosen by id hash")
     delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's δ for the whole pipeline; divided by the features")
@@ -171,6 +181,8 @@ class DriftSpec(Section):
 
 
 class GateSpec(Section):
+    """What a candidate must show before it may shadow."""
+
     min_positives: int = Field(50, ge=1)
     max_latency_ms_per_batch: float = Field(50.0, gt=0)
     parity_tolerance: float = Field(1e-4, gt=0)
@@ -180,12 +192,16 @@ class GateSpec(Section):
 
 
 class ShadowSpec(Section):
+    """How a challenger is compared with the champion on the same matured events before it is promoted."""
+
     matured: DurationMs = Field(5 * DAY_MS, description="matured time in which champion and challenger are compared")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     resamples: int = Field(2_000, ge=100)
 
 
 class RetrainSpec(Section):
+    """When a new model is trained, from what, and what it may cost. All times are event time."""
+
     train_window: DurationMs = 7 * DAY_MS
     cooldown: DurationMs = Field(5 * DAY_MS, description="event time between the starts of two trainings")
     triggers: tuple[Literal["initial", "drift", "performance", "schedule", "manual"], ...] = (
@@ -231,8 +247,11 @@ class Pipeline(Section):
         return tuple(feature.name for stage in self.features.stages for feature in stage.features)
 
     def topic(self, role: str) -> str:
-        """`events` → `fraud-events`; the roles are the names of schemas/tidemill_schemas/topics/*.yaml."""
-        return f"{self.name}-{role}"
+        """`events` → `fraud-events`; the roles are those of schemas/tidemill_schemas/topics/*.yaml.
+
+        Topics are `[a-z0-9-]`, entities may hold an underscore: `by-card_holder` → `fraud-by-card-holder`.
+        """
+        return f"{self.name}-{role.replace('_', '-')}"
 
     def stage_output_role(self, index: int) -> str:
         """The topic role that feature stage `index` writes: the next stage's input, or `features` from the last."""

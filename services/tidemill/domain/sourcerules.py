@@ -1,0 +1,95 @@
+"""What must hold for the sources of a pipeline file: each must be able to make a canonical record."""
+
+from collections.abc import Iterator
+
+from tidemill.domain.pipeline import Pipeline, SourceField, SourceSpec
+from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
+
+_NUMERIC = ("integer", "number")
+_PYTHON: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "timestamp": int,
+}
+
+
+def source_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Everything wrong with `ingest.sources`."""
+    sources = pipeline.ingest.sources
+    for position, name in repeated(source.name for source in sources):
+        yield Mistake(("ingest", "sources", position, "name"), f"a second source called {name!r}")
+    for kind in ("event", "label"):
+        if not any(source.kind == kind for source in sources):
+            yield Mistake(("ingest", "sources"), f"no source of kind {kind}: the pipeline would never see an {kind}")
+    topics: dict[str, str] = {}
+    for position, source in enumerate(sources):
+        path: Path = ("ingest", "sources", position)
+        if source.topic is not None:
+            if source.topic in topics:
+                yield Mistake(
+                    (*path, "topic"), f"{source.topic!r} is read by the source {topics[source.topic]!r} already"
+                )
+            topics.setdefault(source.topic, source.name)
+        elif not source.http:
+            yield Mistake(path, f"the source {source.name!r} has neither a topic nor http, so nothing can reach it")
+        if not source.versions or len(set(source.versions)) != len(source.versions):
+            yield Mistake((*path, "versions"), "versions must name at least one version, each once")
+        yield from _missing(pipeline, source, path)
+        kinds = _kinds(pipeline)
+        for name, field in source.fields.items():
+            where = (*path, "fields", name)
+            yield from _canonical(name, field, kinds.get(name), where)
+            implied = None if name == pipeline.label.field else kinds.get(name, (None,))[0]
+            yield from _steps(name, field, where, cast=field.cast or implied)
+
+
+def _missing(pipeline: Pipeline, source: SourceSpec, path: Path) -> Iterator[Mistake]:
+    needed = ["id", "event_time", *pipeline.event.entities]
+    needed += pipeline.event.numbers if source.kind == "event" else ["known_at", pipeline.label.field]
+    missing = [name for name in needed if name not in source.fields]
+    if missing:
+        yield Mistake(
+            (*path, "fields"),
+            f"the {source.kind} source {source.name!r} does not say where {listed(missing)} come from",
+        )
+
+
+def _kinds(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
+    """Casts allowed for the fields that every pipeline has; but for the label, the first is what the field is
+    without a cast."""
+    kinds: dict[str, tuple[str, ...]] = {"id": ("string",)}
+    kinds |= dict.fromkeys(("event_time", "known_at"), ("timestamp", "integer"))
+    kinds |= dict.fromkeys(pipeline.event.entities, ("string",))
+    kinds |= dict.fromkeys(pipeline.event.numbers, _NUMERIC)
+    kinds[pipeline.label.field] = ("integer", "boolean")
+    return kinds
+
+
+def _canonical(name: str, field: SourceField, kinds: tuple[str, ...] | None, path: Path) -> Iterator[Mistake]:
+    if name == "v":
+        yield Mistake(path, "v is written by ingest itself; leave it out")
+    if kinds is not None and field.cast is not None and field.cast not in kinds:
+        yield Mistake((*path, "cast"), f"{name} must be {' or '.join(kinds)}, not {field.cast}")
+    if name in ("id", "event_time", "known_at") and field.default is not None:
+        yield Mistake((*path, "default"), f"{name} tells records apart; it cannot have a default")
+
+
+def _steps(name: str, field: SourceField, path: Path, *, cast: str | None) -> Iterator[Mistake]:
+    numeric = cast in _NUMERIC
+    if field.unit != "ms" and field.cast != "timestamp":
+        yield Mistake((*path, "unit"), "unit is for times (cast: timestamp)")
+    if field.multiply is not None and not numeric:
+        yield Mistake((*path, "multiply"), "multiply is for numbers (cast: integer or number)")
+    if field.min is not None and field.max is not None and field.min > field.max:
+        yield Mistake(path, f"min {field.min:g} of {name} is above max {field.max:g}")
+    bounded = field.min is not None or field.max is not None
+    if bounded and not numeric and cast != "timestamp":
+        yield Mistake(path, f"min and max of {name} are for numbers and times (cast: integer, number or timestamp)")
+    if field.out_of_range == "clamp" and not bounded:
+        yield Mistake((*path, "out_of_range"), "clamp needs min or max")
+    if field.default is not None and cast is not None:
+        wrong = isinstance(field.default, bool) != (cast == "boolean")
+        if wrong or not isinstance(field.default, _PYTHON[cast]):
+            yield Mistake((*path, "default"), f"the default {field.default!r} is no {cast}")

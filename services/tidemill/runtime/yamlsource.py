@@ -1,0 +1,95 @@
+"""YAML text as data plus where each part of it stands, so that a mistake can be shown at its line and column."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+Path = tuple[str | int, ...]
+
+
+class Position(NamedTuple):
+    """Counted from 1, as editors do."""
+
+    line: int
+    column: int
+
+
+class Fault(NamedTuple):
+    """Something wrong with the text itself, whatever it describes."""
+
+    position: Position
+    message: str
+
+
+class YamlSource:
+    """One parsed document. `data` is plain dicts, lists and scalars, or None where `faults` say why there is none."""
+
+    def __init__(self, text: str) -> None:
+        self.data: Any = None
+        self.faults: list[Fault] = []
+        self._values: dict[Path, Position] = {}
+        self._keys: dict[Path, Position] = {}
+        self._seen: set[int] = set()
+        try:
+            root = _reader().compose(text)
+            if root is not None:
+                self.faults += self._walk(root, ())
+            self.data = _reader().load(text)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            position = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
+            self.faults.append(Fault(position, f"not YAML: {error.problem or error.context}"))
+        except (YAMLError, ValueError) as error:
+            self.faults.append(Fault(Position(1, 1), f"not YAML: {error}"))
+
+    def value_at(self, path: Path) -> Position:
+        """Where the value of `path` begins, or of the nearest part above it that is written in the file."""
+        return self._nearest(self._values, path)
+
+    def key_at(self, path: Path) -> Position:
+        """Where the key of `path` begins; in a list, its item."""
+        return self._keys[path] if path in self._keys else self.value_at(path)
+
+    def _nearest(self, positions: dict[Path, Position], path: Path) -> Position:
+        for length in range(len(path), -1, -1):
+            # A section is best shown at its name, not at the first line inside it.
+            found = self._keys.get(path[:length]) if length < len(path) else positions.get(path)
+            if found is not None:
+                return found
+        return Position(1, 1)
+
+    def _walk(self, node: Node, path: Path) -> Iterator[Fault]:
+        """Note the positions below `node`; each node once, so that aliases neither repeat nor recurse."""
+        self._values[path] = _position(node)
+        if id(node) in self._seen:
+            return
+        self._seen.add(id(node))
+        if isinstance(node, SequenceNode):
+            for index, item in enumerate(node.value):
+                self._keys[(*path, index)] = _position(item)
+                yield from self._walk(item, (*path, index))
+        elif isinstance(node, MappingNode):
+            written: dict[str, Position] = {}
+            for key, value in node.value:
+                name = key.value if isinstance(key, ScalarNode) else str(key.value)
+                position = _position(key)
+                if name in written:
+                    yield Fault(position, f"duplicate key {name!r}; the first is on line {written[name].line}")
+                    continue
+                written[name] = position
+                self._keys[(*path, name)] = position
+                yield from self._walk(value, (*path, name))
+
+
+def _reader() -> YAML:
+    """Pure Python, YAML 1.2 (`no` is text), plain data only. Duplicate keys are found by the walk, all of them."""
+    reader = YAML(typ="safe", pure=True)
+    reader.allow_duplicate_keys = True
+    return reader
+
+
+def _position(node: Node) -> Position:
+    return Position(node.start_mark.line + 1, node.start_mark.column + 1)
