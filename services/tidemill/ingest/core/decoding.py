@@ -96,7 +96,7 @@ def _holds_non_finite(raw: bytes) -> bool:
             found.append(text)
 
     try:
-        json.loads(raw.decode(), parse_constant=found.append, parse_float=real, parse_int=_nothing)
+        json.loads(raw.decode(), parse_constant=found.append, parse_float=real, parse_int=real)
     except (ValueError, RecursionError):
         return False
     return bool(found)
