@@ -75,41 +75,24 @@ def draw(world: World, workers: int | None = None) -> Draws:
 def draw_customers(world: World, first: int, last: int) -> Draws:
     """The payments of customers `first` to `last` − 1 over all days."""
     population = draw_population(world.customers, world.terminals, world.seed)
-    seconds: list[int] = []
-    amounts: list[float] = []
-    terminals: list[int] = []
-    counts = np.zeros(last - first, np.int64)
-    for customer in range(first, last):
-        before = len(seconds)
-        _draw_customer(population, customer, world, seconds, amounts, terminals)
-        counts[customer - first] = len(seconds) - before
-    return Draws(
-        second=np.array(seconds, np.int32),
-        customer=np.repeat(np.arange(first, last, dtype=np.int32), counts),
-        terminal=np.array(terminals, np.int32),
-        cents=np.rint(np.array(amounts, np.float64) * 100.0).astype(np.int32),
-    )
+    parts = [_draw_customer(population, customer, world) for customer in range(first, last)]
+    return Draws(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _draw_customer(
-    population: Population,
-    customer: int,
-    world: World,
-    seconds: list[int],
-    amounts: list[float],
-    terminals: list[int],
-) -> None:
-    """Append one customer's payments. The order of the draws is the model: it makes any number of days a prefix."""
+def _draw_customer(population: Population, customer: int, world: World) -> Draws:
+    """One customer's payments. The order of the draws is the model: it makes any number of days a prefix."""
     usable = population.reachable(customer).tolist()
-    if not usable:
-        return
     seed = generator_seed(world.seed, customer)
     numbers, choices = np.random.RandomState(seed), Random(seed)
     poisson, gauss, uniform, bits = numbers.poisson, numbers.standard_normal, numbers.random_sample, choices.getrandbits
     count, width = len(usable), len(usable).bit_length()
     mean, rate = float(population.mean_amount[customer]), float(population.daily_rate[customer])
     deviation = mean / 2
-    for midnight in range(0, world.days * DAY_S, DAY_S):
+    seconds: list[int] = []
+    amounts: list[float] = []
+    terminals: list[int] = []
+    # A customer who lives far from every terminal pays nowhere.
+    for midnight in range(0, world.days * DAY_S if usable else 0, DAY_S):
         for _ in range(poisson(rate)):
             second = int(_NOON_S + _SPREAD_S * gauss())
             if not 0 < second < DAY_S:
@@ -123,6 +106,12 @@ def _draw_customer(
             seconds.append(midnight + second)
             amounts.append(amount)
             terminals.append(usable[index])
+    return Draws(
+        second=np.array(seconds, np.int32),
+        customer=np.full(len(seconds), customer, np.int32),
+        terminal=np.array(terminals, np.int32),
+        cents=np.rint(np.array(amounts, np.float64) * 100.0).astype(np.int32),
+    )
 
 
 def _start_helper(world: World, first: int, last: int) -> subprocess.Popen[bytes]:

@@ -42,6 +42,9 @@ class Transactions(NamedTuple):
     def paid_at_ms(self) -> NDArray[np.int64]:
         return self.second.astype(np.int64) * 1_000 + EPOCH_MS
 
+    def paid_at_of(self, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+        return self.second[rows].astype(np.int64) * 1_000 + EPOCH_MS
+
     def first_days(self, days: int) -> "Transactions":
         """The rows before midnight after day `days` − 1."""
         rows = int(np.searchsorted(self.second, days * DAY_S))
