@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import pytest
-from unit.ingest.samples import CHARGEBACK, NOW_MS, PAYMENT, cleaner_with, fraud_pipeline, source_with
 
 from tidemill.errors import ConfigurationError, RecordError
 from tidemill.ingest.core.cleaning import compile_cleaner
 from tidemill.ingest.core.faults import FieldError
+from unit.ingest.samples import CHARGEBACK, NOW_MS, PAYMENT, cleaner_with, fraud_pipeline, source_with
 
 ABSENT = object()
 DAY_MS = 86_400_000

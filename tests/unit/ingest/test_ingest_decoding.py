@@ -2,6 +2,11 @@
 
 import orjson
 import pytest
+
+from tidemill.errors import ConfigurationError, RecordError
+from tidemill.ingest.core.decoding import Decoder
+from tidemill.ingest.core.intake import Intake
+from tidemill.ingest.core.validation import CanonicalSchema
 from unit.ingest.samples import (
     CHARGEBACK,
     EVENT_BYTES,
@@ -13,11 +18,6 @@ from unit.ingest.samples import (
     intake_of,
     source_with,
 )
-
-from tidemill.errors import ConfigurationError, RecordError
-from tidemill.ingest.core.decoding import Decoder
-from tidemill.ingest.core.intake import Intake
-from tidemill.ingest.core.validation import CanonicalSchema
 
 BAD_BYTES = [
     (None, "not_json"),
