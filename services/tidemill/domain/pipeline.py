@@ -246,6 +246,11 @@ class Pipeline(Section):
         """Names of the vector's columns, stage by stage, in the order of the file."""
         return tuple(feature.name for stage in self.features.stages for feature in stage.features)
 
+    @property
+    def look_back_ms(self) -> int:
+        """How old, by event time, a record may be when a service last needs it: to join labels, or to train."""
+        return self.outcomes.maturity + max(self.features.label_lateness, self.retrain.train_window)
+
     def topic(self, role: str) -> str:
         """`events` → `fraud-events`; the roles are those of schemas/tidemill_schemas/topics/*.yaml.
 

@@ -111,11 +111,11 @@ def _event(pipeline: Pipeline) -> Iterator[Mistake]:
 
 def _topics(pipeline: Pipeline) -> Iterator[Mistake]:
     retention = pipeline.topics.retention_ms
-    needed = pipeline.outcomes.maturity + pipeline.features.label_lateness
+    needed = pipeline.look_back_ms
     if retention is not None and 0 <= retention < needed:
         yield Mistake(
             ("topics", "retention_ms"),
-            f"predictions and labels are read {needed} ms after their event (maturity + label_lateness); "
+            f"records are needed until {needed} ms after their event (maturity with label_lateness or train_window); "
             f"retention_ms must be -1 or at least that, not {retention}",
         )
 

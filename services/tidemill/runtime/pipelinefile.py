@@ -13,6 +13,7 @@ from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import structure_mistakes
 from tidemill.domain.sourcerules import source_mistakes
 from tidemill.errors import ConfigurationError
+from tidemill.runtime.topics import USER, plan
 from tidemill.runtime.yamlsource import Path, Position, YamlSource
 from tidemill_schemas import SchemaNotFoundError, load_schema
 
@@ -121,6 +122,12 @@ def _mistakes(pipeline: Pipeline) -> list[tuple[Path, str]]:
             load_schema(name)
         except SchemaNotFoundError as error:
             found.append(((part, "schema"), str(error)))
+    written = {topic.name: topic for topic in plan(pipeline) if topic.owner != USER}
+    for position, source in enumerate(pipeline.ingest.sources):
+        if source.topic in written:
+            writer = written[source.topic].owner
+            message = f"{source.topic!r} is a topic that {writer} writes; a source needs one of its own"
+            found.append((("ingest", "sources", position, "topic"), message))
     return found
 
 
