@@ -38,13 +38,16 @@ def spawn(
 
 def terminate(process: subprocess.Popen[bytes], grace_s: float) -> int:
     """SIGTERM, wait at most `grace_s`, then SIGKILL the whole group; returns the exit status once it is reaped."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            return kill(process)
-    return process.wait()
+    process.terminate()
+    return wait(process, grace_s)
+
+
+def wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
+    """The exit status; SIGKILL for the whole group if the process does not end within `grace_s`."""
+    try:
+        return process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        return kill(process)
 
 
 def kill(process: subprocess.Popen[bytes]) -> int:
