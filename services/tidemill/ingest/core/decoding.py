@@ -21,7 +21,7 @@ class Decoder:
     `duplicate_keys` (only when asked, it costs a second parse), `unknown_version`.
     """
 
-    __slots__ = ("_max_bytes", "_refuse_duplicate_keys", "_version_field", "_versions")
+    __slots__ = ("_max_bytes", "_version_field", "_versions", "refuses_duplicate_keys")
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Decoder:
         self._max_bytes = max_bytes
         self._version_field = version_field
         self._versions = versions
-        self._refuse_duplicate_keys = refuse_duplicate_keys
+        self.refuses_duplicate_keys = refuse_duplicate_keys
 
     def decode(self, raw: bytes | None) -> dict[str, Any]:
         """One record's object. Raises RecordError."""
@@ -42,7 +42,7 @@ class Decoder:
             raise FieldError("not_json", None, "the record has no value (a tombstone)")
         self.check_size(len(raw))
         document = self.check_object(parse(raw))
-        if self._refuse_duplicate_keys:
+        if self.refuses_duplicate_keys:
             refuse_duplicate_keys(raw)
         return document
 
