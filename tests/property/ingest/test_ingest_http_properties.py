@@ -1,6 +1,7 @@
 """A client that sends anything at all gets a JSON answer with a status that the contract names, and no half a batch."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -72,7 +73,7 @@ def test_any_request_is_answered_by_the_contract(
     limits = Limits(2_000, 10, 4, 4_000, 30, 30)
     app = Starlette(routes=EventsEndpoint(INTAKES, keeping, limits, lambda: NOW_MS, keeping).routes())
     ends = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
-    chunks = [body[low:high] for low, high in zip(ends, ends[1:], strict=False)]
+    chunks = [body[low:high] for low, high in itertools.pairwise(ends)]
     reply = asyncio.run(
         request(
             app,
