@@ -27,7 +27,7 @@ def load(folder: Path, key: str, count: int) -> list[NDArray[Any]] | None:
     """The `count` columns stored under `key`, or None where there is no readable file."""
     file = _file(folder, key)
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             columns = [archive[f"arr_{position}"] for position in range(count)]
         file.touch()  # the files used last are the ones kept
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
