@@ -16,12 +16,16 @@ class IngestService:
         self._intakes = intakes
         self._wall_ms = wall_ms
         self._waiting: list[Record] = []
+        self._since: float | None = None
 
     def add(self, records: Sequence[Record], now: float) -> None:
+        if records and self._since is None:
+            self._since = now
         self._waiting.extend(records)
 
     def wake_at(self) -> float | None:
-        return None
+        """At once, while records wait: there is nothing to wait for."""
+        return self._since
 
     def flush(self, now: float) -> Output:
         """Every waiting record becomes one output or one dead letter, in order."""
@@ -35,6 +39,7 @@ class IngestService:
             else:
                 output.records.append(OutRecord(topic, key, value, timestamp))
         self._waiting.clear()
+        self._since = None
         return output
 
     def restore(self, partition: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
@@ -43,6 +48,8 @@ class IngestService:
     def drop(self, partitions: Iterable[int]) -> None:
         gone = set(partitions)
         self._waiting = [record for record in self._waiting if record.partition not in gone]
+        if not self._waiting:
+            self._since = None
 
     def committed(self) -> None:
         """Nothing waits for the commit."""

@@ -35,8 +35,10 @@ def test_every_record_becomes_an_output_or_a_dead_letter_in_order() -> None:
 
 def test_a_flush_leaves_nothing_for_the_next() -> None:
     ingest = service()
-    ingest.add([record(PAYMENTS, 0, 0, orjson.dumps(PAYMENT))], 0.0)
-    assert len(ingest.flush(0.0).records) == 1
+    assert ingest.wake_at() is None
+    ingest.add([record(PAYMENTS, 0, 0, orjson.dumps(PAYMENT))], 3.0)
+    assert ingest.wake_at() == 3.0
+    assert len(ingest.flush(4.0).records) == 1
     again = ingest.flush(0.0)
     assert (again.records, again.dead) == ([], [])
     assert ingest.wake_at() is None
@@ -47,3 +49,6 @@ def test_dropped_partitions_take_their_records_with_them() -> None:
     ingest.add([record(PAYMENTS, partition, 0, orjson.dumps(PAYMENT)) for partition in (0, 1, 2)], 0.0)
     ingest.drop([0, 2])
     assert len(ingest.flush(0.0).records) == 1
+    ingest.add([record(PAYMENTS, 1, 0, orjson.dumps(PAYMENT))], 0.0)
+    ingest.drop([1])
+    assert ingest.wake_at() is None
