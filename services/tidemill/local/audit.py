@@ -1,0 +1,205 @@
+"""A reader of its own for the committed topics: audits a running pipeline and reports what it saw.
+
+`python -m tidemill.local.audit --bootstrap-servers … --pipeline fraud` reads from the start of every topic, with
+`read_committed`, and answers commands on stdin, one a line: `progress` (cheap counts) and `report` (the books closed as
+they stand), each with one JSON line on stdout. End of input ends it.
+"""
+
+import argparse
+import select
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from tidemill import clock
+from tidemill.domain.featureset import feature_set_hash
+from tidemill.domain.pipeline import Pipeline
+from tidemill.local.ledger import Ledger, Prediction, percentiles
+from tidemill.local.scorecard import Scorecard
+from tidemill.runtime.kafka import TopicReader
+from tidemill.runtime.pipelinefile import load_pipeline
+from tidemill.runtime.service import Record
+
+POLL_RECORDS = 5_000
+LATENCY_SAMPLE = 16
+"""One event in so many has its latency measured (by a hash of its position), to keep the audit light."""
+
+
+class Audit:
+    """Everything the audit has seen. `now_ms` arguments are wall-clock milliseconds, for latency only."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        events = next(source for source in pipeline.ingest.sources if source.kind == "event" and source.topic)
+        self._raw_topic = events.topic or ""
+        self._label_topics = {source.topic for source in pipeline.ingest.sources if source.kind == "label"}
+        id_field = events.fields["id"].source or "id"
+        self.ledger = Ledger(id_field, len(pipeline.feature_names), feature_set_hash(pipeline))
+        self.scorecard = Scorecard(pipeline.model.output)
+        self._sent: dict[str, float] = {}
+        self._latencies: list[float] = []
+        self._sink = {
+            self._raw_topic: self._raw,
+            pipeline.topic("dlq"): self._dead_letter,
+            pipeline.topic("predictions"): self._prediction,
+            pipeline.topic("outcomes"): self._outcome,
+            pipeline.topic("drift"): self._drift,
+            pipeline.topic("decisions"): self._decision,
+            pipeline.topic("models"): self._model,
+        }
+        self.alarms: list[dict[str, Any]] = []
+        self.decisions: dict[str, dict[str, Any]] = {}
+        self.manifests: dict[int, dict[str, Any]] = {}
+        self.first_used: dict[int, dict[str, float]] = {}
+        self._first_wall = self._last_wall = 0.0
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return (*self._sink, *sorted(topic for topic in self._label_topics if topic))
+
+    def read(self, records: Sequence[Record], now_ms: float) -> None:
+        """Book `records`, in the order read."""
+        for record in records:
+            sink = self._sink.get(record.topic)
+            if sink is not None:
+                sink(record, now_ms)
+            else:
+                self.ledger.labels += 1
+
+    def _raw(self, record: Record, now_ms: float) -> None:
+        name = self.ledger.raw(record.partition, record.offset, record.value)
+        if name is not None and record.offset % LATENCY_SAMPLE == 0:
+            sent = next((value for header, value in record.headers if header == "sent-ms"), None)
+            if sent is not None:
+                self._sent.setdefault(name, float(sent))
+
+    def _prediction(self, record: Record, now_ms: float) -> None:
+        prediction: Prediction = self.ledger.prediction(record.value or b"")
+        sent = self._sent.pop(prediction.id, None)
+        if sent is not None:
+            self._latencies.append(now_ms - sent)
+        self._first_wall = self._first_wall or now_ms
+        self._last_wall = now_ms
+        version = prediction.model_version
+        if version is not None and version not in self.first_used:
+            self.first_used[version] = {"event_time": prediction.event_time, "wall_ms": now_ms}
+
+    def _outcome(self, record: Record, now_ms: float) -> None:
+        self.scorecard.add(record.value or b"", record.key)
+
+    def _dead_letter(self, record: Record, now_ms: float) -> None:
+        headers = dict(record.headers)
+        code = headers["tidemill.code"].decode()
+        position = None
+        if headers["__connect.errors.topic"].decode() == self._raw_topic:
+            position = (int(headers["__connect.errors.partition"]), int(headers["__connect.errors.offset"]))
+        self.ledger.dead_letter(code, position, record.value)
+
+    def _drift(self, record: Record, now_ms: float) -> None:
+        entry = orjson.loads(record.value or b"{}")
+        if entry.get("kind") == "alarm" and all(alarm["id"] != entry["id"] for alarm in self.alarms):
+            self.alarms.append({**entry, "seen_wall_ms": now_ms})
+
+    def _decision(self, record: Record, now_ms: float) -> None:
+        entry = orjson.loads(record.value or b"{}")
+        self.decisions.setdefault(entry["id"], {**entry, "seen_wall_ms": now_ms})
+
+    def _model(self, record: Record, now_ms: float) -> None:
+        entry = orjson.loads(record.value or b"{}")
+        if entry.get("kind") == "manifest":
+            self.manifests[entry["version"]] = entry
+
+    def progress(self) -> dict[str, Any]:
+        return {
+            "raw": self.ledger.raw_records,
+            "predictions": self.ledger.predictions,
+            "outcomes": self.scorecard.outcomes,
+            "alarms": len(self.alarms),
+            "decisions": len(self.decisions),
+            "models": sorted(self.first_used),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """The audit's part of the demo's summary."""
+        promotions = [entry for entry in self.decisions.values() if entry["kind"] == "promoted"]
+        promoted = {entry["model_version"]: entry for entry in promotions}
+        last = max(promoted, default=None)
+        used_from = self.first_used.get(last) if last is not None else None
+        seconds = (self._last_wall - self._first_wall) / 1000
+        p50, p99 = percentiles(self._latencies, (0.5, 0.99))
+        return {
+            **self.ledger.balance(),
+            "labels": self.ledger.labels,
+            "outcomes": self.scorecard.outcomes,
+            "models": [self._model_line(version, promoted.get(version)) for version in sorted(self.manifests)],
+            "alarms": self.alarms,
+            "decisions": sorted(self.decisions.values(), key=lambda entry: (entry["at"], entry["seen_wall_ms"])),
+            "quality": self.scorecard.report(None if used_from is None else int(used_from["event_time"])),
+            "latency_ms": {"p50": _rounded(p50), "p99": _rounded(p99), "samples": len(self._latencies)},
+            "events_per_second": _rounded(self.ledger.predictions / seconds) if seconds > 0 else None,
+            "promotion_seconds": self._promotion_seconds(promoted),
+        }
+
+    def _model_line(self, version: int, promotion: dict[str, Any] | None) -> dict[str, Any]:
+        manifest = self.manifests[version]
+        training = manifest["training"]
+        used = self.first_used.get(version)
+        return {
+            "version": version,
+            "sha256": manifest["sha256"],
+            "trained_from": training["from"],
+            "trained_to": training["to"],
+            "rows": training["rows"],
+            "positives": training["positives"],
+            "reason": training["policy"],
+            "gates": manifest["gates"],
+            "promoted_at": None if promotion is None else promotion["at"],
+            "scoring_from": None if used is None else int(used["event_time"]),
+        }
+
+    def _promotion_seconds(self, promoted: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+        """For each promotion that an alarm asked for: wall seconds from the alarm's record to the first score."""
+        seen = {alarm["id"]: alarm["seen_wall_ms"] for alarm in self.alarms}
+        lines = []
+        for version in sorted(promoted):
+            training = self.manifests[version]["training"] if version in self.manifests else {}
+            alarm, used = seen.get(training.get("trigger", "")), self.first_used.get(version)
+            if alarm is not None and used is not None:
+                lines.append({"version": version, "alarm_to_scoring_s": _rounded((used["wall_ms"] - alarm) / 1000)})
+        return lines
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _serve(audit: Audit, reader: TopicReader) -> None:
+    while True:
+        audit.read(reader.poll(POLL_RECORDS, 0.05), clock.wall_ms())
+        if select.select([sys.stdin], [], [], 0)[0]:
+            command = sys.stdin.readline().strip()
+            if not command:
+                return
+            answer = audit.report() if command == "report" else audit.progress()
+            sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bootstrap-servers", required=True)
+    parser.add_argument("--pipeline", required=True, help="name of a shipped pipeline, or a file")
+    arguments = parser.parse_args()
+    audit = Audit(load_pipeline(arguments.pipeline))
+    reader = TopicReader(arguments.bootstrap_servers, audit.topics)
+    try:
+        _serve(audit, reader)
+    finally:
+        reader.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
