@@ -1,0 +1,105 @@
+"""Where the present generation starts, how far it has come, and what of it is on the drift topic already.
+
+The generation's detectors are not kept anywhere: after a restart its records are read again from its start. Until every
+partition is back where its offsets were committed, nothing is written; a drift record that was written before is never
+written again, and its deterministic id tells.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from tidemill.drift.changelog import EMITTED, GENERATION, HOME, SNAPSHOT, Beginning, Emitted, Start, entry
+from tidemill.drift.core.records import Alarm, Drift, Generation, Statistics
+from tidemill.runtime.service import Record, StateEntry
+
+Place = tuple[str, int]
+"""A topic and a partition of it."""
+
+
+class Journal:
+    """Bookkeeping of one generation after another. Offsets are of the next record to read."""
+
+    def __init__(
+        self, beginning: Beginning, starts: Mapping[Place, int], committed: Mapping[Place, int], emitted: Emitted
+    ) -> None:
+        self._beginning = beginning
+        self._starts = dict(starts)
+        self._committed = dict(committed)
+        self._positions = {place: starts.get(place, offset) for place, offset in committed.items()} | self._starts
+        self._behind = {place for place, offset in self._committed.items() if self._positions[place] < offset}
+        self._emitted = emitted
+        self._dirty: set[int] = set()
+        self._news = False
+
+    @property
+    def resume_at(self) -> dict[Place, int]:
+        """Where to read on from, for every partition."""
+        return dict(self._positions)
+
+    @property
+    def replaying(self) -> bool:
+        """Some partition is still before its committed offset."""
+        return bool(self._behind)
+
+    def replayed(self, record: Record) -> bool:
+        """The record was processed, and its results committed, in an earlier life."""
+        return record.offset < self._committed.get((record.topic, record.partition), 0)
+
+    def reads(self, record: Record) -> None:
+        """Before a record is processed: where a partition's first record of the generation stands is its start."""
+        place = (record.topic, record.partition)
+        if place not in self._starts:
+            self._starts[place] = record.offset
+            self._dirty.add(record.partition)
+
+    def read(self, record: Record) -> None:
+        """After it was processed."""
+        place = (record.topic, record.partition)
+        self._positions[place] = record.offset + 1
+        if place in self._behind and record.offset + 1 >= self._committed[place]:
+            self._behind.discard(place)
+
+    def begin(self, beginning: Beginning, first: Record) -> None:
+        """A generation starts with `first`, which is not processed yet."""
+        self._beginning = beginning
+        self._starts = {**self._positions, (first.topic, first.partition): first.offset}
+        self._dirty.update(partition for _, partition in self._starts)
+
+    def unwritten(self, records: Iterable[Drift]) -> list[Drift]:
+        """Those not on the drift topic yet; they count as written from here on."""
+        return [record for record in records if self._is_new(record)]
+
+    def entries(self) -> list[StateEntry]:
+        """What changed since the last call, for the changelog."""
+        generation = self._beginning.snapshot.generation
+        entries: list[StateEntry] = []
+        for partition in sorted(self._dirty):
+            offsets = {topic: offset for (topic, number), offset in self._starts.items() if number == partition}
+            entries.append(entry(partition, GENERATION, Start(generation, offsets)))
+        if self._dirty:
+            entries.append(entry(HOME, SNAPSHOT, self._beginning))
+        if self._news:
+            entries.append(entry(HOME, EMITTED, self._emitted))
+        self._dirty, self._news = set(), False
+        return entries
+
+    def _is_new(self, record: Drift) -> bool:
+        emitted = self._emitted
+        if isinstance(record, Alarm):
+            new = record.id not in emitted.alarms
+            after = Emitted(emitted.generation, emitted.statistics_upto, (*emitted.alarms, record.id))
+        elif isinstance(record, Statistics):
+            new = record.watermark > emitted.statistics_upto
+            after = Emitted(emitted.generation, record.watermark, emitted.alarms)
+        else:
+            new = record.generation > emitted.generation
+            after = Emitted(record.generation, emitted.statistics_upto)
+        if new:
+            self._emitted, self._news = after, True
+        return new
+
+
+def record_key(record: Drift) -> bytes:
+    """The key on the drift topic: the detector's name, or the kind of record."""
+    if isinstance(record, Alarm):
+        return record.detector.encode()
+    return b"generation" if isinstance(record, Generation) else b"statistics"
