@@ -1,6 +1,6 @@
 """ONNX Runtime behind the core's `Model`: sessions from bytes, on CUDA where there is a device, else on the CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -77,12 +77,16 @@ class BucketBinding:
 class OnnxLoader:
     """Turns verified bytes into a model that is warm on every bucket."""
 
-    def __init__(self, expected: Expectation, buckets: Sequence[int], device: Device) -> None:
+    def __init__(
+        self, expected: Expectation, buckets: Sequence[int], device: Device, fell_back: Callable[[], None]
+    ) -> None:
+        """`fell_back` is called once CUDA was asked for, or is installed, and the CPU serves instead."""
         self._expected = expected
         self._buckets = tuple(buckets)
         self._providers = _providers(device)
-        self.fell_back = device == "cuda" and self._providers == [CPU]
-        """True once CUDA was asked for, or is installed, and the CPU serves instead."""
+        self._fell_back = fell_back
+        if device == "cuda" and self._providers == [CPU]:
+            fell_back()
 
     def check(self, manifest: Manifest) -> None:
         """Refuse what needs no bytes. Raises RecordError."""
@@ -97,7 +101,7 @@ class OnnxLoader:
             raise RecordError("session", str(error)) from error
         model = OnnxModel(manifest, session, self._expected.output)
         if CUDA in self._providers and model.provider != CUDA:
-            self.fell_back = True  # installed, but no device or driver: the runtime chose the CPU by itself
+            self._fell_back()  # installed, but no device or driver: the runtime chose the CPU by itself
         if model.provider == CUDA:
             try:
                 model.bind(self._buckets, "cuda")

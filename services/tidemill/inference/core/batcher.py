@@ -170,18 +170,17 @@ class Batcher:
                 expired.append(block)
         return expired
 
+    def fail_running(self, error: str) -> list[Block]:
+        """Retire the blocks of the running batch, whole, as FAILED, and free the slot."""
+        if self._running is None:
+            raise RuntimeError("no batch is running")
+        batch, self._running = self._running, None
+        return self._fail([segment.block for segment in batch.segments], error)
+
     def fail_waiting(self, error: str) -> list[Block]:
         """Retire everything that waits or runs, as FAILED, and free the slot: the model thread is going away."""
-        blocks = [block for queue in self._queues.values() for block in queue if block.fate is Fate.WAITING]
-        if self._running is not None:
-            blocks += [
-                s.block for s in self._running.segments if s.block.fate is Fate.WAITING and s.block not in blocks
-            ]
-            self._running = None
-        for block in blocks:
-            self._retire(block, Fate.FAILED)
-            block.error = error
-        return blocks
+        running = self.fail_running(error) if self._running is not None else []
+        return running + self._fail([block for queue in self._queues.values() for block in queue], error)
 
     def next(self, now: float) -> Batch | None:
         """The batch to score now, or None: the slot is taken, nothing waits, or waiting longer may fill the batch.
@@ -290,6 +289,13 @@ class Batcher:
         if block.fate is Fate.WAITING:
             block.fate = fate
             self._waiting[block.lane] -= len(block.rows) - block.taken
+
+    def _fail(self, blocks: list[Block], error: str) -> list[Block]:
+        failed = [block for block in blocks if block.fate is Fate.WAITING]
+        for block in failed:
+            self._retire(block, Fate.FAILED)
+            block.error = error
+        return failed
 
     def _bucket(self, size: int) -> int:
         return next(bucket for bucket in self._limits.buckets if bucket >= size)
