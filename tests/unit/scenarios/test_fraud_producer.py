@@ -48,6 +48,9 @@ class Ledger:
         if len(self.records) == self._stop_after:
             self._stop.set()
 
+    def poll(self) -> int:
+        return 0
+
     def flush(self, timeout_s: float) -> None:
         self.flushed = len(self.records)
 

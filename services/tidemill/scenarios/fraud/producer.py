@@ -20,6 +20,7 @@ from tidemill import clock
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import ConfigurationError, TidemillError
+from tidemill.runtime.kafka import Admin, PlainProducer
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.service import OutRecord
 from tidemill.scenarios.fraud.cache import default_cache_dir
@@ -32,6 +33,7 @@ SENT_HEADER = "sent-ms"
 _MOST_AT_ONCE = 2_000
 _FLUSH_S = 60.0
 _PROGRESS_S = 5.0
+_ASK_S, _ASK_AGAIN_S = 5.0, 0.5
 _FIRST_HORIZON_DAYS = 28  # of an endless stream; each following part doubles it
 
 
@@ -39,6 +41,8 @@ class Sender(Protocol):
     """What the producer needs of a Kafka client."""
 
     def send(self, record: OutRecord) -> None: ...
+
+    def poll(self) -> int: ...
 
     def flush(self, timeout_s: float) -> None: ...
 
@@ -120,6 +124,11 @@ class Run:
         self._started_wall_ms = 0
         self._next_report = 0.0
 
+    @property
+    def topics(self) -> frozenset[str]:
+        """The topics that this run writes."""
+        return frozenset(self._topics.values())
+
     def send(self, streams: Iterator[PaymentStream]) -> Summary:
         """Blocks until everything is acknowledged, or until `stop` is set: then what was sent so far is."""
         self._started, self._started_wall_ms = clock.monotonic(), clock.wall_ms()
@@ -181,6 +190,7 @@ class Run:
         for (role, key, value, timestamp), due in zip(stream.encode(first, last), due_s, strict=True):
             header = (SENT_HEADER, b"%.3f" % (start_ms + due * 1_000))
             send(OutRecord(topics[role], key, value, timestamp, -1, (header,)))
+        self._sender.poll()
 
     def _progress(self, stream: PaymentStream, position: int) -> None:
         now = clock.monotonic()
@@ -211,14 +221,38 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(config: ProducerConfig, pipeline: Pipeline, stop: Event) -> Summary:
-    from tidemill.runtime.kafka import PlainProducer
+    def report(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
 
     sender = PlainProducer(config.bootstrap_servers, config.kafka_options)
     try:
-        run = Run(config, pipeline, sender, stop, lambda message: print(message, file=sys.stderr, flush=True))
-        return run.send(parts(config, pipeline))
+        run = Run(config, pipeline, sender, stop, report)
+        streams = parts(config, pipeline)
+        _wait_for_topics(config, run.topics, stop, report)
+        return run.send(streams)
     finally:
         sender.close()
+
+
+def _wait_for_topics(
+    config: ProducerConfig, topics: frozenset[str], stop: Event, report: Callable[[str], None]
+) -> None:
+    """Return once all `topics` exist, or `stop` is set: who starts first, Kafka, topics or this, does not matter."""
+    admin = Admin(config.bootstrap_servers, config.kafka_options)
+    said = ""
+    while not stop.is_set():
+        try:
+            missing = topics - admin.partition_counts(_ASK_S).keys()
+        except TidemillError as error:
+            waiting = f"waiting for Kafka at {config.bootstrap_servers}: {error.message}"
+        else:
+            if not missing:
+                return
+            waiting = f"waiting for topics {', '.join(sorted(missing))}"
+        if waiting != said:
+            report(waiting)
+            said = waiting
+        stop.wait(_ASK_AGAIN_S)
 
 
 if __name__ == "__main__":
