@@ -32,7 +32,7 @@ class OutRecord(NamedTuple):
 
 
 class StateEntry(NamedTuple):
-    """One changelog record; `value` None deletes the key. It goes to partition `partition` of the service's changelog."""
+    """One changelog record, for partition `partition` of the service's changelog; `value` None deletes the key."""
 
     partition: int
     key: bytes
@@ -80,7 +80,7 @@ class Service(Protocol):
         ...
 
     def drop(self, partitions: Iterable[int]) -> None:
-        """Forget the state and the unflushed work of `partitions`: they were revoked, lost, or are about to be restored."""
+        """Forget state and unflushed work of `partitions`: they were revoked, lost, or are about to be restored."""
         ...
 
     def committed(self) -> None:

@@ -1,0 +1,8 @@
+"""The only package that speaks librdkafka; everything else uses what is exported here, or runtime/ports.py."""
+
+from tidemill.runtime.kafka.admin import Admin
+from tidemill.runtime.kafka.client import KafkaClient, KafkaIdentity
+from tidemill.runtime.kafka.plain import PlainProducer
+from tidemill.runtime.kafka.reader import TopicReader
+
+__all__ = ["Admin", "KafkaClient", "KafkaIdentity", "PlainProducer", "TopicReader"]

@@ -1,0 +1,75 @@
+"""Reads a compacted changelog from its low watermark past every record below its high one.
+
+Position = high watermark never comes true by records alone, because control records sit at the end; and the first end
+of a partition under read_committed is the last stable offset, behind which a former owner's transaction may still be
+open. So the end counts only once its offset has reached the high watermark.
+"""
+
+from collections.abc import Callable, Mapping
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from tidemill import clock
+from tidemill.errors import StateCorrupt
+from tidemill.runtime.kafka.records import drain, harmless, sort_out
+from tidemill.runtime.kafka.settings import Settings, refused
+from tidemill.runtime.ports import Partition, Watermarks
+
+_SILENCE_S = 60.0
+"""Longer than any transaction's time-out: if nothing moves for so long, nothing will."""
+
+
+def read_changelog(
+    settings: Settings,
+    marks: Mapping[Partition, Watermarks],
+    progress: Callable[[int, int], None],
+    keep_on: Callable[[], bool],
+) -> dict[int, dict[bytes, bytes]]:
+    """Latest value of each key, by partition number; deleted keys are left out. All partitions are of one topic."""
+    latest: dict[int, dict[bytes, bytes]] = {number: {} for _, number in marks}
+    waiting = {partition: mark for partition, mark in marks.items() if mark.high > mark.low}
+    total = sum(mark.high - mark.low for mark in waiting.values())
+    if not waiting:
+        return latest
+    read = {partition: mark.low for partition, mark in waiting.items()}
+    consumer = Consumer({**settings, "auto.offset.reset": "earliest"})
+    try:
+        consumer.assign([TopicPartition(*partition, mark.low) for partition, mark in waiting.items()])
+        last_news = clock.monotonic()
+        while waiting:
+            if not keep_on():
+                raise InterruptedError
+            polled = sort_out(drain(consumer, 5_000, 0.2), _raise_unless_harmless)
+            if polled.records or polled.ends:
+                last_news = clock.monotonic()
+            elif clock.monotonic() - last_news > _SILENCE_S:
+                raise StateCorrupt(
+                    f"the changelog ends before its high watermark: {_describe(waiting, read)}",
+                    hint="a transaction on it never ends; see the broker's log and kafka-transactions.sh find-hanging",
+                )
+            for record in polled.records:
+                read[record.topic, record.partition] = record.offset + 1
+                assert record.key is not None
+                if record.value is None:
+                    latest[record.partition].pop(record.key, None)
+                else:
+                    latest[record.partition][record.key] = record.value
+            for partition, offset in polled.ends.items():
+                read[partition] = max(read[partition], offset)
+            for partition in [p for p, mark in waiting.items() if read[p] >= mark.high]:
+                del waiting[partition]
+            progress(sum(read[p] - marks[p].low for p in read), total)
+    finally:
+        consumer.close()
+    return latest
+
+
+def _describe(waiting: Mapping[Partition, Watermarks], read: Mapping[Partition, int]) -> str:
+    return ", ".join(
+        f"{topic}/{number} at {read[topic, number]} of {mark.high}" for (topic, number), mark in waiting.items()
+    )
+
+
+def _raise_unless_harmless(error: KafkaError, message: Message) -> None:
+    if not harmless(error):
+        raise refused(f"restoring from {message.topic()}", error)

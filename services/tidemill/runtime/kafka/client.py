@@ -1,0 +1,244 @@
+"""The port of runtime/ports.py on a real Kafka: one group member and one transactional producer."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from tidemill.errors import Fenced, StateCorrupt
+from tidemill.runtime.deadline import Deadline
+from tidemill.runtime.kafka.changelog import read_changelog
+from tidemill.runtime.kafka.producer import TransactionalProducer
+from tidemill.runtime.kafka.reader import watermarks
+from tidemill.runtime.kafka.records import drain, harmless, sort_out
+from tidemill.runtime.kafka.settings import (
+    CALL_TIMEOUT_S,
+    Settings,
+    error_of,
+    reading_settings,
+    refused,
+    writing_settings,
+)
+from tidemill.runtime.logs import get_logger
+from tidemill.runtime.ports import Partition, Polled, RebalanceListener, Watermarks
+from tidemill.runtime.service import OutRecord
+
+_STABLE_WITHIN_S = 60.0
+_SEEK_WITHIN_S = 10.0
+_log = get_logger("kafka")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaIdentity:
+    """Who this process is to Kafka. `group` and `instance` make the transactional id, stable over restarts."""
+
+    bootstrap_servers: str
+    group: str
+    instance: int = 0
+    protocol: str = "classic"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def transactional_id(self) -> str:
+        return f"{self.group}-{self.instance}"
+
+
+class KafkaClient:
+    """Implements LogClient. Rebalance callbacks run inside `poll` and `close`, on the owner thread."""
+
+    def __init__(self, identity: KafkaIdentity) -> None:
+        self._identity = identity
+        writing = writing_settings(identity.bootstrap_servers, identity.options)
+        self._producer = TransactionalProducer(writing, identity.transactional_id)
+        self._consumer: Consumer | None = None
+        self._probe: Consumer | None = None
+        self._listener: RebalanceListener | None = None
+        self._owned: set[Partition] = set()
+        self._failure: BaseException | None = None
+
+    def start(self, topics: Sequence[str], listener: RebalanceListener) -> None:
+        """Fence earlier producers of this identity (their open transaction is aborted) and join the group."""
+        self._producer.start()
+        self._listener = listener
+        self._consumer = Consumer(_member_settings(self._identity))
+        self._consumer.subscribe(
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def poll(self, max_records: int, timeout_s: float) -> Polled:
+        try:
+            messages = drain(self._member, max_records, timeout_s)
+        except KafkaException as exception:
+            self._raise_failure()
+            raise refused("polling", error_of(exception)) from None
+        self._raise_failure()
+        return sort_out(messages, self._on_error)
+
+    def owned(self) -> frozenset[Partition]:
+        return frozenset(self._owned)
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self._member.pause([TopicPartition(*partition) for partition in partitions])
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        self._member.resume([TopicPartition(*partition) for partition in partitions])
+
+    def seek(self, positions: Mapping[Partition, int]) -> None:
+        """Raises TidemillError when librdkafka does not take it within some seconds."""
+        deadline = Deadline(_SEEK_WITHIN_S)
+        for partition, offset in positions.items():
+            while True:
+                try:
+                    self._member.seek(TopicPartition(*partition, offset))
+                    break
+                except KafkaException as exception:
+                    error = error_of(exception)
+                    # The partition's fetcher is still starting; what is polled meanwhile is fetched again after it.
+                    if error.code() not in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS) or deadline.passed:
+                        raise refused(f"seeking {partition}", error) from None
+                    self._member.poll(0.01)
+
+    def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
+        """librdkafka asks for stable offsets under read_committed; UNSTABLE_OFFSET_COMMIT means a pending one."""
+        wanted = [TopicPartition(*partition) for partition in partitions]
+        deadline = Deadline(_STABLE_WITHIN_S)
+        while True:
+            try:
+                found = self._member.committed(wanted, timeout=deadline.at_most(CALL_TIMEOUT_S))
+                failed = next((at.error for at in found if at.error is not None), None)
+                if failed is None:
+                    return {(at.topic, at.partition): at.offset if at.offset >= 0 else None for at in found}
+            except KafkaException as exception:
+                failed = error_of(exception)
+            if deadline.passed or not (harmless(failed) or failed.code() == KafkaError.UNSTABLE_OFFSET_COMMIT):
+                raise refused("asking for committed offsets", failed)
+            _log.info("waiting for stable offsets", error=failed.name())
+
+    def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
+        """The true high watermark, not the last stable offset that a read_committed consumer is told."""
+        if self._probe is None:
+            settings = reading_settings(self._identity.bootstrap_servers, self._identity.options)
+            self._probe = Consumer(
+                {**settings, "group.id": f"{self._identity.group}-probe", "isolation.level": "read_uncommitted"}
+            )
+        return watermarks(self._probe, list(partitions))
+
+    def read_changelog(
+        self, topic: str, partitions: Collection[int], progress: Callable[[int, int], None], keep_on: Callable[[], bool]
+    ) -> dict[int, dict[bytes, bytes]]:
+        marks = self.watermarks([(topic, number) for number in partitions])
+        settings = reading_settings(self._identity.bootstrap_servers, self._identity.options)
+        settings |= {"group.id": f"{self._identity.group}-restore", "isolation.level": "read_committed"}
+        return read_changelog(settings, marks, progress, keep_on)
+
+    def begin(self) -> None:
+        self._producer.begin()
+
+    def produce(self, records: Iterable[OutRecord]) -> None:
+        self._producer.produce(records)
+
+    def send_offsets(self, offsets: Mapping[Partition, int]) -> None:
+        self._producer.send_offsets(offsets, self._member.consumer_group_metadata())
+
+    def commit(self) -> None:
+        self._producer.commit()
+
+    def abort(self) -> None:
+        self._producer.abort()
+
+    def recover(self) -> None:
+        self._producer.recycle()
+
+    def close(self) -> None:
+        for consumer in (self._consumer, self._probe):
+            if consumer is not None:
+                consumer.close()
+        self._consumer = self._probe = None
+        self._producer.close()
+        self._raise_failure()
+
+    @property
+    def _member(self) -> Consumer:
+        assert self._consumer is not None, "start() comes first"
+        return self._consumer
+
+    @property
+    def _incremental(self) -> bool:
+        return self._identity.protocol == "consumer"
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        new = [(at.topic, at.partition) for at in partitions]
+        starts: Mapping[Partition, int] = {}
+        try:
+            assert self._listener is not None
+            if new and self._failure is None:
+                starts = self._listener.assigned(new)
+        except BaseException as failure:
+            # An exception inside a librdkafka callback cannot unwind: it is kept and raised from poll().
+            self._failure = failure
+            return
+        self._owned.update(new)
+        at = [TopicPartition(*partition, starts.get(partition, int(OFFSET_BEGINNING))) for partition in new]
+        if self._incremental:
+            consumer.incremental_assign(at)
+        else:
+            consumer.assign(at)
+
+    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._gone(partitions, lost=False)
+
+    def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._gone(partitions, lost=True)
+
+    def _gone(self, partitions: list[TopicPartition], *, lost: bool) -> None:
+        gone = [(at.topic, at.partition) for at in partitions]
+        try:
+            if gone and self._listener is not None and self._failure is None:
+                (self._listener.lost if lost else self._listener.revoked)(gone)
+        except BaseException as failure:
+            self._failure = failure
+        finally:
+            self._owned.difference_update(gone)
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _on_error(self, error: KafkaError, message: Message) -> None:
+        if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID):
+            raise Fenced(
+                f"another process runs as instance {self._identity.instance} of {self._identity.group}",
+                hint="give each process of a service its own TIDEMILL_INSTANCE",
+            )
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise StateCorrupt(
+                f"offset {message.offset()} of {message.topic()}/{message.partition()} is not in the log any more",
+                hint="the topic was truncated or expired under the reader: records were lost before they were read",
+            )
+        if error.fatal() or not harmless(error):
+            raise refused(f"reading {message.topic() or 'topics'}", error)
+        _log.warning("kafka error, librdkafka goes on", error=error.name(), reason=error.str())
+
+
+def _member_settings(identity: KafkaIdentity) -> Settings:
+    settings: Settings = {
+        "max.poll.interval.ms": 300_000,
+        **reading_settings(identity.bootstrap_servers, identity.options),
+        "group.id": identity.group,
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "error",
+        "group.protocol": identity.protocol,
+    }
+    if identity.protocol == "consumer":
+        # No instance id: the broker refuses a restarted one until the old session has timed out.
+        settings["group.remote.assignor"] = "range"
+        return settings
+    # State is per partition number: range gives the same numbers of every input topic to the same member.
+    return {
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 1_000,
+        **settings,
+        "partition.assignment.strategy": "range",
+        "group.instance.id": identity.transactional_id,
+    }

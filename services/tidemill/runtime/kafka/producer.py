@@ -1,0 +1,182 @@
+"""One transactional producer: protocol steps 3 to 7 on librdkafka, and what its errors mean."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from tidemill.errors import Fenced, TidemillError
+from tidemill.runtime.deadline import Deadline, Watchdog
+from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, TRANSACTION_TIMEOUT_S, Settings, error_of, refused
+from tidemill.runtime.logs import get_logger
+from tidemill.runtime.ports import AbortedError, Partition, ProducerLostError
+from tidemill.runtime.service import OutRecord
+
+_SUSPICIOUS = ("REQTMOUT", "FAIL")
+_INIT_WITHIN_S = 60.0
+_FENCED_CODES = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+_log = get_logger("producer")
+
+
+class LogTap:
+    """librdkafka's log lines. A request that timed out or a connection that failed may have left a late EndTxn behind,
+    which transactions v1 could apply to the *next* transaction: `suspicious` then asks for a new epoch first."""
+
+    def __init__(self) -> None:
+        self.suspicious = False
+
+    def log(self, level: int, message: str, *arguments: object) -> None:
+        """Called like logging.Logger.log, on a thread that polls the producer."""
+        line = message % arguments if arguments else message
+        if any(word in line for word in _SUSPICIOUS):
+            self.suspicious = True
+        _log.debug("librdkafka", level=level, line=line)
+
+
+class TransactionalProducer:
+    """Owns the librdkafka handle and replaces it when its epoch must be bumped. Owner thread only."""
+
+    def __init__(self, settings: Settings, transactional_id: str) -> None:
+        self._settings = {
+            **settings,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
+            "message.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000) - 1_000,
+            "delivery.report.only.error": True,
+        }
+        self._id = transactional_id
+        self._tap = LogTap()
+        self._watchdog = Watchdog(3 * CALL_TIMEOUT_S)
+        self._producer: Producer | None = None
+        self._in_transaction = False
+
+    def start(self) -> None:
+        """Fence earlier producers of this id; their open transaction is aborted. Raises TidemillError."""
+        self._tap = LogTap()
+        self._in_transaction = False
+        self._producer = producer = Producer(self._settings, logger=self._tap)
+        deadline = Deadline(_INIT_WITHIN_S)
+        while True:
+            try:
+                producer.init_transactions(deadline.at_most(CALL_TIMEOUT_S))
+                break
+            except KafkaException as exception:
+                error = error_of(exception)
+                if not error.retriable() or deadline.passed:
+                    raise self._start_refused(error) from None
+        producer.poll(0)
+
+    def begin(self) -> None:
+        """Step 3. Takes a new epoch first when the last transaction left doubts."""
+        if self._producer is None or self._tap.suspicious:
+            _log.info("producer recycled", transactional_id=self._id)
+            self.recycle()
+        try:
+            self._handle.begin_transaction()
+        except KafkaException as exception:
+            self._fail(exception, "begin")
+        self._in_transaction = True
+
+    def produce(self, records: Iterable[OutRecord]) -> None:
+        """Step 4. Blocks while the local queue is full."""
+        produce = self._handle.produce
+        for topic, key, value, timestamp, partition, headers in records:
+            while True:
+                try:
+                    if headers:
+                        produce(topic, value, key, partition, timestamp=timestamp, headers=list(headers))
+                    else:
+                        produce(topic, value, key, partition, timestamp=timestamp)
+                    break
+                except BufferError:
+                    self._handle.poll(0.01)
+                except KafkaException as exception:
+                    if error_of(exception).code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                        raise refused(f"producing {len(value or b'')} bytes to {topic}", error_of(exception)) from None
+                    self._fail(exception, f"produce to {topic}")
+
+    def send_offsets(self, offsets: Mapping[Partition, int], group_metadata: Any) -> None:
+        """Step 5."""
+        positions = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+        deadline = Deadline(TRANSACTION_TIMEOUT_S)
+        while True:
+            try:
+                with self._watchdog.guard("send_offsets_to_transaction"):
+                    self._handle.send_offsets_to_transaction(positions, group_metadata, CALL_TIMEOUT_S)
+                return
+            except KafkaException as exception:
+                self._retry_or_fail(exception, "send offsets", deadline)
+
+    def commit(self) -> None:
+        """Step 6. A time-out says nothing about the outcome: the same call is made again until it answers."""
+        deadline = Deadline(2 * TRANSACTION_TIMEOUT_S)
+        while True:
+            try:
+                self._handle.commit_transaction(CALL_TIMEOUT_S)
+                break
+            except KafkaException as exception:
+                self._retry_or_fail(exception, "commit", deadline)
+        self._in_transaction = False
+        self._handle.poll(0)
+
+    def abort(self) -> None:
+        """Step 7. Does nothing outside a transaction."""
+        if not self._in_transaction:
+            return
+        deadline = Deadline(2 * TRANSACTION_TIMEOUT_S)
+        while True:
+            try:
+                self._handle.abort_transaction(CALL_TIMEOUT_S)
+                break
+            except KafkaException as exception:
+                try:
+                    self._retry_or_fail(exception, "abort", deadline)
+                except AbortedError as still_open:
+                    raise ProducerLostError(str(still_open)) from None
+        self._in_transaction = False
+        self._handle.poll(0)
+
+    def recycle(self) -> None:
+        """A new producer with the same id: the epoch bump fences whatever the old one still had under way."""
+        self.close()
+        self.start()
+
+    def close(self) -> None:
+        """Drop the handle without waiting for unsent records: they belong to no committed transaction.
+
+        On a thread of its own because librdkafka may wait for a broker that is gone."""
+        old, self._producer = self._producer, None
+        if old is None:
+            return
+        old.purge()
+        threading.Thread(target=old.close, name="producer-close", daemon=True).start()
+
+    @property
+    def _handle(self) -> Producer:
+        if self._producer is None:
+            raise ProducerLostError("the producer was closed")
+        return self._producer
+
+    def _retry_or_fail(self, exception: KafkaException, doing: str, deadline: Deadline) -> None:
+        error = error_of(exception)
+        if error.retriable() and not error.txn_requires_abort() and not error.fatal() and not deadline.passed:
+            _log.warning("transaction call repeated", doing=doing, error=error.name())
+            return
+        self._fail(exception, doing)
+
+    def _fail(self, exception: KafkaException, doing: str) -> None:
+        """Abortable → AbortedError; everything else, also what has no flag, costs the producer."""
+        error = error_of(exception)
+        text = f"{doing}: {error.name()}: {error.str()}"
+        if error.txn_requires_abort():
+            raise AbortedError(text) from None
+        raise ProducerLostError(text) from None
+
+    def _start_refused(self, error: KafkaError) -> TidemillError:
+        if error.code() in _FENCED_CODES:
+            return Fenced(
+                f"another process uses the transactional id {self._id}",
+                hint="give each process of a service its own TIDEMILL_INSTANCE",
+            )
+        return refused(f"starting transactions as {self._id}", error)

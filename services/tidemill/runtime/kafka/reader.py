@@ -1,0 +1,141 @@
+"""Reads topics outside any consumer group: tools, audits, models, and whoever keeps positions elsewhere."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from tidemill.errors import TidemillError
+from tidemill.runtime.kafka.records import drain, harmless, sort_out
+from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, error_of, reading_settings, refused
+from tidemill.runtime.ports import Partition, Watermarks
+from tidemill.runtime.service import Record
+
+Start = Literal["earliest", "latest"] | Mapping[Partition, int]
+
+
+class TopicReader:
+    """All partitions of `topics`, from `start`. One thread at a time. Blocks at construction for the metadata.
+
+    A partition missing from a mapping `start` is read from its beginning. Raises TidemillError if a topic is missing
+    or Kafka does not answer.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topics: Sequence[str],
+        *,
+        isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
+        options: Mapping[str, str] | None = None,
+        start: Start = "earliest",
+    ) -> None:
+        settings = reading_settings(bootstrap_servers, options or {})
+        settings |= {
+            "group.id": f"tidemill-reader-{uuid.uuid4().hex}",
+            "isolation.level": isolation,
+            "auto.offset.reset": "earliest",
+            "log_level": 2,
+        }
+        self._consumer = Consumer(settings)
+        self._ended: set[Partition] = set()
+        try:
+            self.partitions: tuple[Partition, ...] = self._all(topics)
+            self._consumer.assign(
+                [TopicPartition(*partition, _first(start, partition)) for partition in self.partitions]
+            )
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    def poll(self, max_records: int = 1_000, timeout_s: float = 0.1) -> list[Record]:
+        """Up to `max_records`, waiting up to `timeout_s` for the first."""
+        polled = sort_out(drain(self._consumer, max_records, timeout_s), self._on_error)
+        if polled.records and self._ended:
+            self._ended -= {(record.topic, record.partition) for record in polled.records}
+        self._ended.update(polled.ends)
+        return polled.records
+
+    def at_end(self) -> bool:
+        """Whether the last polls reached the end of every partition; true at once for no partitions."""
+        return len(self._ended) == len(self.partitions)
+
+    def seek(self, positions: Mapping[Partition, int]) -> None:
+        """Go on reading there."""
+        try:
+            for partition, offset in positions.items():
+                self._consumer.seek(TopicPartition(*partition, offset))
+                self._ended.discard(partition)
+        except KafkaException as exception:
+            raise refused("seeking", error_of(exception)) from None
+
+    def end_offsets(self) -> dict[Partition, int]:
+        """The offset after the last one of each partition, as this reader's isolation level sees it."""
+        return {partition: marks.high for partition, marks in self.watermarks().items()}
+
+    def watermarks(self) -> dict[Partition, Watermarks]:
+        """Low and high watermark of each partition."""
+        return watermarks(self._consumer, self.partitions)
+
+    def offsets_for_time(self, timestamp_ms: int) -> dict[Partition, int]:
+        """For each partition the first offset whose timestamp is at least this; its end if there is none."""
+        wanted = [TopicPartition(*partition, timestamp_ms) for partition in self.partitions]
+        try:
+            found = self._consumer.offsets_for_times(wanted, timeout=CALL_TIMEOUT_S)
+        except KafkaException as exception:
+            raise refused("looking up offsets by time", error_of(exception)) from None
+        offsets = {(at.topic, at.partition): at.offset for at in found}
+        if any(offset < 0 for offset in offsets.values()):
+            ends = self.end_offsets()
+            offsets = {partition: offset if offset >= 0 else ends[partition] for partition, offset in offsets.items()}
+        return offsets
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _all(self, topics: Sequence[str]) -> tuple[Partition, ...]:
+        return tuple((topic, number) for topic in topics for number in partition_numbers(self._consumer, topic))
+
+    def _on_error(self, error: KafkaError, message: Message) -> None:
+        if not harmless(error):
+            raise refused(f"reading {message.topic() or 'topics'}", error)
+
+
+def partition_numbers(consumer: Consumer, topic: str) -> list[int]:
+    """The partitions of one topic. Raises TidemillError if it does not exist."""
+    try:
+        metadata = consumer.list_topics(topic, timeout=CALL_TIMEOUT_S).topics[topic]
+    except KafkaException as exception:
+        raise refused(f"asking for topic {topic}", error_of(exception)) from None
+    if metadata.error is not None:
+        raise TidemillError(f"topic {topic} does not exist", hint="`tidemill topics apply` creates a pipeline's topics")
+    return sorted(metadata.partitions)
+
+
+def watermarks(consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, Watermarks]:
+    """Asks the leaders. Under read_committed the high one is the last stable offset."""
+    try:
+        found = {
+            partition: consumer.get_watermark_offsets(TopicPartition(*partition), timeout=CALL_TIMEOUT_S)
+            for partition in partitions
+        }
+    except KafkaException as exception:
+        raise refused("asking for watermarks", error_of(exception)) from None
+    return {partition: Watermarks(low, high) for partition, (low, high) in found.items()}
+
+
+def _first(start: Start, partition: Partition) -> int:
+    if start == "earliest":
+        return int(OFFSET_BEGINNING)
+    if start == "latest":
+        return int(OFFSET_END)
+    return start.get(partition, int(OFFSET_BEGINNING))

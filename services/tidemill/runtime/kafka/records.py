@@ -1,0 +1,80 @@
+"""librdkafka messages into records."""
+
+from collections.abc import Callable, Sequence
+
+from confluent_kafka import Consumer, KafkaError, Message
+
+from tidemill.runtime.ports import Polled
+from tidemill.runtime.service import Record
+
+
+def drain(consumer: Consumer, max_records: int, timeout_s: float) -> list[Message]:
+    """Wait for one message, then take what is there: waiting for many costs the whole timeout."""
+    first = consumer.poll(timeout_s)
+    if first is None:
+        return []
+    messages = [first]
+    if max_records > 1:
+        messages += consumer.consume(max_records - 1, 0)
+    return messages
+
+
+def sort_out(messages: Sequence[Message], on_error: Callable[[KafkaError, Message], None]) -> Polled:
+    """Records in order, partition ends that no record followed, and everything else to `on_error`."""
+    polled = Polled()
+    ends = polled.ends
+    append = polled.records.append
+    for message in messages:
+        error = message.error()
+        if error is None:
+            topic, partition = message.topic(), message.partition()
+            assert topic is not None and partition is not None
+            if ends:
+                ends.pop((topic, partition), None)
+            append(
+                Record(
+                    topic,
+                    partition,
+                    message.offset() or 0,
+                    message.timestamp()[1],
+                    message.key(),
+                    message.value(),
+                    _headers(message),
+                )
+            )
+        elif error.code() == KafkaError._PARTITION_EOF:
+            ends[message.topic() or "", message.partition() or 0] = message.offset() or 0
+        else:
+            on_error(error, message)
+    return polled
+
+
+def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:
+    headers = message.headers()
+    if not headers:
+        return ()
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return tuple((name, value.encode() if isinstance(value, str) else value or b"") for name, value in pairs)
+
+
+def harmless(error: KafkaError) -> bool:
+    """librdkafka repairs these by itself: a broker went away, a leader moved, a request will be repeated."""
+    return error.retriable() or error.code() in _PASSING
+
+
+_PASSING = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError._MAX_POLL_EXCEEDED,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.REBALANCE_IN_PROGRESS,
+    }
+)

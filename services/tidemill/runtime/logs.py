@@ -1,0 +1,46 @@
+"""Structured logs on stderr: JSON or coloured lines. Messages are constants, values are fields."""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure_logs(level: str = "info", style: Literal["json", "console"] = "json", **fields: object) -> None:
+    """Set up logging for this process; `fields` go on every line. Libraries' own records appear from WARNING up."""
+    as_json = style == "json"
+    render: Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([structlog.processors.dict_tracebacks] if as_json else []),
+            _constant_fields(fields),
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    plain = "%(levelname)s %(name)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=plain, force=True)
+
+
+def _constant_fields(fields: dict[str, object]) -> Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**fields, **event}
+
+    return add
+
+
+def get_logger(component: str) -> FilteringBoundLogger:
+    """A logger whose lines carry `component`."""
+    logger: FilteringBoundLogger = structlog.get_logger(component=component)
+    return logger

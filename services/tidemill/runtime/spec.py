@@ -1,0 +1,36 @@
+"""What one stage is, apart from its code: its name, topics and limits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidemill.domain.pipeline import BreakerSpec
+from tidemill.runtime.inputs import InputTopic
+from tidemill.runtime.ports import Partition
+
+
+class Replaying(Protocol):
+    """For state that no changelog can hold (drift detectors): it is rebuilt by reading old input again."""
+
+    def replay_from(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        """Called after `restore`. Where to read from, at most the committed offset; a partition left out is not
+        replayed. Up to the committed offsets the loop calls `add` and `flush` and throws the outputs away."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """One stage of a pipeline. Its consumer group and transactional ids start with `{pipeline}-{name}`."""
+
+    pipeline: str
+    name: str
+    inputs: tuple[InputTopic, ...]
+    dlq_topic: str
+    state_topic: str | None = None
+    max_idle_ms: int = 200
+    breaker: BreakerSpec | None = None
+    replay: Replaying | None = None
+
+    @property
+    def group(self) -> str:
+        return f"{self.pipeline}-{self.name}"

@@ -1,0 +1,231 @@
+"""Timestamp-synchronised reading: many partitions merged into one stream in time order. Pure; `now` is passed in.
+
+Within a partition the order of the log is kept: a record's *effective time* is the largest timestamp of its partition
+so far plus the delay of its topic. Records are released in the order of (effective time, rank of the input, partition
+number), as far as no partition that has more to come could still bring an earlier one. A partition
+
+- with records waiting, or being fetched (nothing waiting, its end not reported), holds the others back at its newest
+  effective time, the latter for at most `max_idle_ms`: what is then let go is a *forced release*, and counted;
+- at its end holds nothing back.
+
+Records of a delayed topic are released only once the watermark of the undelayed partitions has passed their effective
+time, never by force. That watermark is the smallest of their newest timestamps; a partition at its end for longer than
+`max_idle_ms` counts with the newest timestamp of its whole topic, so that an empty partition does not stop time.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from tidemill.runtime.inputs import InputTopic
+from tidemill.runtime.ports import Partition
+from tidemill.runtime.service import Record
+
+NEVER = -(2**63)
+FOREVER = 2**63
+
+Position = tuple[int, int, int]
+"""(effective time, rank of the input, partition number): the total order of the merge."""
+
+_ENDLESS: Position = (FOREVER, 0, 0)
+
+
+class Released(NamedTuple):
+    """A batch in order. `positions` holds last offset + 1 of every partition that it has records of."""
+
+    records: list[Record]
+    positions: dict[Partition, int]
+    forced: bool
+
+
+class _Lane:
+    """One partition: its records with their effective times, from `head` on, and what is known of its future."""
+
+    __slots__ = ("at_end", "delay", "ended_at", "head", "idle_since", "newest", "next_offset", "partition", "paused",
+                 "rank", "records", "times")  # fmt: skip
+
+    def __init__(self, partition: Partition, rank: int, delay: int, next_offset: int, now: float) -> None:
+        self.partition = partition
+        self.rank = rank
+        self.delay = delay
+        self.next_offset = next_offset
+        self.records: list[Record] = []
+        self.times: list[int] = []
+        self.head = 0
+        self.newest = NEVER
+        self.at_end = False
+        self.ended_at = now
+        self.idle_since = now
+        self.paused = False
+
+    @property
+    def waiting(self) -> int:
+        return len(self.records) - self.head
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return (self.rank, self.partition[1])
+
+    def future(self) -> Position:
+        """No record still to come is before this."""
+        time = self.newest + self.delay if self.newest != NEVER else NEVER
+        return (time, self.rank, self.partition[1])
+
+    def take(self, upto: int) -> list[Record]:
+        """Remove and return the records in front of index `upto`."""
+        taken = self.records[self.head : upto]
+        self.head = upto
+        if upto == len(self.records):
+            self.records, self.times, self.head = [], [], 0
+        elif upto > 4_096 and upto * 2 > len(self.records):
+            del self.records[:upto], self.times[:upto]
+            self.head = 0
+        return taken
+
+
+class Merge:
+    """Buffers records by partition and releases them in order. Memory: at most about `high_water` records a partition
+    plus one poll, provided the caller pauses and resumes what `overfull` and `drained` name."""
+
+    def __init__(self, inputs: Sequence[InputTopic], max_idle_ms: float, high_water: int = 10_000) -> None:
+        self._inputs = {topic.name: (rank, topic.delay_ms) for rank, topic in enumerate(inputs)}
+        if all(topic.delay_ms > 0 for topic in inputs):
+            raise ValueError("at least one input must be undelayed: its timestamps are the clock of the delayed ones")
+        self._max_idle_s = max_idle_ms / 1000
+        self._high_water = high_water
+        self._lanes: dict[Partition, _Lane] = {}
+
+    def own(self, positions: dict[Partition, int], now: float) -> None:
+        """Start, or start again, at these offsets; what is buffered of these partitions is forgotten."""
+        for partition, offset in positions.items():
+            rank, delay = self._inputs[partition[0]]
+            self._lanes[partition] = _Lane(partition, rank, delay, offset, now)
+
+    def disown(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self._lanes.pop(partition, None)
+
+    @property
+    def buffered(self) -> int:
+        return sum(lane.waiting for lane in self._lanes.values())
+
+    def feed(self, records: Iterable[Record], ends: Collection[Partition], now: float) -> None:
+        """Take polled records, then the partition ends reported after them. Records of partitions that are not owned,
+        or before the position asked for (fetched before a rewind), are ignored."""
+        topic, number, lane = "", -1, None
+        for record in records:
+            if record.partition != number or record.topic != topic:
+                topic, number = record.topic, record.partition
+                lane = self._lanes.get((topic, number))
+                if lane is not None:
+                    lane.at_end = False
+            if lane is None or record.offset < lane.next_offset:
+                continue
+            lane.next_offset = record.offset + 1
+            if record.timestamp > lane.newest:
+                lane.newest = record.timestamp
+            lane.records.append(record)
+            lane.times.append(lane.newest + lane.delay)
+        for partition in ends:
+            ended = self._lanes.get(partition)
+            if ended is not None and not ended.at_end:
+                ended.at_end, ended.ended_at = True, now
+
+    def overfull(self) -> list[Partition]:
+        """Partitions to pause now; each is named once."""
+        full = [lane for lane in self._lanes.values() if not lane.paused and lane.waiting >= self._high_water]
+        for lane in full:
+            lane.paused = True
+        return [lane.partition for lane in full]
+
+    def drained(self) -> list[Partition]:
+        """Paused partitions to resume now; each is named once."""
+        low = self._high_water // 2
+        ready = [lane for lane in self._lanes.values() if lane.paused and lane.waiting <= low]
+        for lane in ready:
+            lane.paused = False
+        return [lane.partition for lane in ready]
+
+    def release(self, now: float) -> Released:
+        """Everything whose turn has come."""
+        bound, forced_bound = self._bounds(now)
+        watermark = self._watermark(now)
+        records, positions, forced = self._take(forced_bound, watermark, bound)
+        for lane in self._lanes.values():
+            if lane.waiting:
+                lane.idle_since = now
+        return Released(records, positions, forced)
+
+    def next_release_at(self) -> float | None:
+        """When time alone lets something go, or None: the caller polls until then."""
+        if not any(lane.waiting for lane in self._lanes.values()):
+            return None
+        moments = [
+            (lane.ended_at if lane.at_end else lane.idle_since) + self._max_idle_s
+            for lane in self._lanes.values()
+            if not lane.waiting
+        ]
+        return min(moments, default=None)
+
+    def _bounds(self, now: float) -> tuple[Position, Position]:
+        """What may be released in good order, and what may be released by force."""
+        strict = forced = _ENDLESS
+        for lane in self._lanes.values():
+            if lane.at_end:
+                continue
+            future = lane.future()
+            strict = min(strict, future)
+            if lane.waiting or now - lane.idle_since < self._max_idle_s:
+                forced = min(forced, future)
+        return strict, forced
+
+    def _watermark(self, now: float) -> Position:
+        """How far the undelayed partitions have come."""
+        newest_of_topic: dict[int, int] = {}
+        for lane in self._lanes.values():
+            newest_of_topic[lane.rank] = max(newest_of_topic.get(lane.rank, NEVER), lane.newest)
+        lowest = _ENDLESS
+        for lane in self._lanes.values():
+            if lane.delay == 0:
+                resting = lane.at_end and now - lane.ended_at >= self._max_idle_s
+                newest = newest_of_topic[lane.rank] if resting else lane.newest
+                lowest = min(lowest, (newest, *lane.order))
+        return lowest if lowest != _ENDLESS else (NEVER, 0, 0)
+
+    def _take(
+        self, bound: Position, watermark: Position, strict: Position
+    ) -> tuple[list[Record], dict[Partition, int], bool]:
+        taken: list[list[Record]] = []
+        times: list[list[int]] = []
+        positions: dict[Partition, int] = {}
+        forced = False
+        for lane in sorted(self._lanes.values(), key=lambda lane: lane.order):
+            if not lane.waiting:
+                continue
+            limit = min(bound, strict, watermark) if lane.delay else bound
+            upto = _reach(lane, limit)
+            if upto == lane.head:
+                continue
+            forced = forced or (strict < bound and upto > _reach(lane, strict))
+            times.append(lane.times[lane.head : upto])
+            batch = lane.take(upto)
+            taken.append(batch)
+            positions[lane.partition] = batch[-1].offset + 1
+        return _in_order(taken, times), positions, forced
+
+
+def _reach(lane: _Lane, limit: Position) -> int:
+    """Index behind the last record of `lane` that is not after `limit`."""
+    time, *order = limit
+    find = bisect_right if lane.order <= tuple(order) else bisect_left
+    return find(lane.times, time, lane.head)
+
+
+def _in_order(batches: list[list[Record]], times: list[list[int]]) -> list[Record]:
+    """Stable, so equal times keep the order of the batches: by rank, then by partition number."""
+    if len(batches) <= 1:
+        return batches[0] if batches else []
+    records = list(chain.from_iterable(batches))
+    keys = list(chain.from_iterable(times))
+    return [records[index] for index in sorted(range(len(keys)), key=keys.__getitem__)]
