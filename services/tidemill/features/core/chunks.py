@@ -1,0 +1,295 @@
+"""The compiled codec of the window engine's changelog: rings to chunk records and back.
+
+The rows of a key are cut in *arrival* order into chunks of CHUNK_ROWS, so a late row or a label changes the newest
+chunk only, however far back in time it lands. A record never holds more than the rows that still live.
+
+    words, little-endian: VERSION | flags << 8 | columns << 16 | rows << 24, fingerprint, first ts (2 words), then
+    per row the ts offset (1, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4;
+    then per row the values from column LABEL on (1 each, or 2 with WIDE_VALUES). WEIGHT follows from the label bit.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tidemill.features.core.kernels import (
+    ARRIVAL,
+    BASE,
+    CAP,
+    DIRTY_COUNT,
+    FIRST_CHUNK,
+    HEAD,
+    ID,
+    LABEL,
+    NEWEST,
+    NOT_A_LABEL,
+    NUMBERS,
+    PREFIX,
+    RETENTION,
+    SAVED,
+    SEQUENCE,
+    SMALLEST_RING,
+    TAIL,
+    TS,
+    Int64s,
+    Integer,
+    allocate,
+    prefix_sum,
+    size_class,
+    store,
+    trim,
+    upper_bound,
+    weigh,
+)
+
+CHUNK_ROWS = 16
+CHUNK_HEADER = 4
+CHUNK_VERSION = 1
+WIDE_VALUES, WIDE_TIMES = 1, 2
+PACK_SLOT, PACK_CHUNK, PACK_START, PACK_END, PACK_WIDTH = 0, 1, 2, 3, 4
+
+Words = NDArray[np.uint32]
+
+
+@njit(cache=True)
+def pack_bounds(meta: Int64s, ctl: Int64s, dirty: Int64s, columns: Integer) -> tuple[Integer, Integer]:
+    """(records, words) that `pack` may write at most."""
+    records, chunks = 0, 0
+    for index in range(ctl[DIRTY_COUNT]):
+        line = meta[dirty[index]]
+        last = (line[SEQUENCE] - 1) // CHUNK_ROWS
+        records += last - line[FIRST_CHUNK] + 1
+        chunks += last - line[SAVED] // CHUNK_ROWS + 1
+    widest = CHUNK_HEADER + CHUNK_ROWS * (4 + 2 * (columns - 1)) + CHUNK_ROWS // 4
+    return records, chunks * widest
+
+
+@njit(cache=True)
+def _write(words: Words, at: Integer, value: Integer, wide: bool) -> Integer:
+    words[at] = np.uint32(value & 0xFFFFFFFF)
+    if not wide:
+        return at + 1
+    words[at + 1] = np.uint32((value >> 32) & 0xFFFFFFFF)
+    return at + 2
+
+
+@njit(cache=True)
+def _pack_chunk(
+    arena: Int64s,
+    line: Int64s,
+    columns: Integer,
+    chunk: Integer,
+    fingerprint: Integer,
+    places: Int64s,
+    words: Words,
+    at: Integer,
+) -> Integer:
+    """Write the live rows of one chunk in arrival order; returns the end, which is `at` when none is live."""
+    base, mask = line[BASE], line[CAP] - 1
+    first = chunk * CHUNK_ROWS
+    wanted = min(line[SEQUENCE] - first, CHUNK_ROWS)
+    places[:] = -1
+    rows = 0
+    position = line[HEAD] - 1
+    while rows < wanted and position >= line[TAIL]:
+        within = (arena[base + (position & mask), ARRIVAL] >> 1) - first
+        if 0 <= within < CHUNK_ROWS:
+            places[within] = position
+            rows += 1
+        position -= 1
+    if rows == 0:
+        return at
+    flags = 0
+    origin = np.int64(0x7FFFFFFFFFFFFFFF)
+    latest = -origin
+    for within in range(CHUNK_ROWS):
+        position = places[within]
+        if position < 0:
+            continue
+        ts = arena[base + (position & mask), TS]
+        origin = min(origin, ts)
+        latest = max(latest, ts)
+        for column in range(LABEL, columns):
+            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
+            if value > 0x7FFFFFFF or value < -0x80000000:
+                flags |= WIDE_VALUES
+    if latest - origin > 0xFFFFFFFF:
+        flags |= WIDE_TIMES
+    wide_values, wide_times = (flags & WIDE_VALUES) != 0, (flags & WIDE_TIMES) != 0
+    at = _write(words, at, CHUNK_VERSION | (flags << 8) | (columns << 16) | (rows << 24), False)
+    at = _write(words, at, fingerprint, False)
+    at = _write(words, at, origin, True)
+    packed, packed_count = 0, 0
+    arrivals = at + rows * (4 if wide_times else 3)
+    values = arrivals + (rows + 3) // 4
+    for within in range(CHUNK_ROWS):
+        position = places[within]
+        if position < 0:
+            continue
+        place = base + (position & mask)
+        at = _write(words, at, arena[place, TS] - origin, wide_times)
+        at = _write(words, at, arena[place, ID], True)
+        packed |= (within | ((arena[place, ARRIVAL] & 1) << 4)) << (8 * (packed_count & 3))
+        packed_count += 1
+        if (packed_count & 3) == 0 or packed_count == rows:
+            words[arrivals] = np.uint32(packed)
+            arrivals += 1
+            packed = 0
+        for column in range(LABEL, columns):
+            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
+            values = _write(words, values, value, wide_values)
+    return values
+
+
+@njit(cache=True)
+def pack(
+    arena: Int64s, meta: Int64s, ctl: Int64s, dirty: Int64s, fingerprint: Integer, records: Int64s, words: Words
+) -> Integer:
+    """Write the chunks that changed since the last call, and name those whose rows have all expired.
+
+    A line of `records` is (slot, chunk, start, end) in words; start = end is a chunk to delete. Clears the dirty list
+    and returns the number of lines. The caller sizes both buffers by `pack_bounds`.
+    """
+    columns = arena.shape[1] - PREFIX
+    places = np.empty(CHUNK_ROWS, np.int64)
+    written, at = 0, 0
+    for index in range(ctl[DIRTY_COUNT]):
+        slot = dirty[index]
+        line = meta[slot]
+        oldest = line[SAVED] // CHUNK_ROWS
+        last = (line[SEQUENCE] - 1) // CHUNK_ROWS
+        if line[SAVED] % CHUNK_ROWS == 0 or last > oldest:
+            # A chunk was opened: the moment to look for the ones that nothing lives in any more.
+            base, mask = line[BASE], line[CAP] - 1
+            lowest = line[SEQUENCE]
+            for position in range(line[TAIL], line[HEAD]):
+                lowest = min(lowest, arena[base + (position & mask), ARRIVAL] >> 1)
+            alive = lowest // CHUNK_ROWS
+            for chunk in range(line[FIRST_CHUNK], min(alive, oldest + 1)):
+                records[written, PACK_SLOT] = slot
+                records[written, PACK_CHUNK] = chunk
+                records[written, PACK_START] = at
+                records[written, PACK_END] = at
+                written += 1
+            line[FIRST_CHUNK] = alive
+            oldest = max(oldest, alive)
+        for chunk in range(oldest, last + 1):
+            end = _pack_chunk(arena, line, columns, chunk, fingerprint, places, words, at)
+            records[written, PACK_SLOT] = slot
+            records[written, PACK_CHUNK] = chunk
+            records[written, PACK_START] = at
+            records[written, PACK_END] = end
+            written += 1
+            at = end
+        line[SAVED] = line[SEQUENCE]
+    ctl[DIRTY_COUNT] = 0
+    return written
+
+
+@njit(cache=True)
+def _read(words: Words, at: Integer, wide: bool) -> Integer:
+    """One signed value."""
+    low = np.int64(words[at])
+    if wide:
+        return low | (np.int64(words[at + 1]) << 32)
+    return low - (np.int64(1) << 32) if low >= 0x80000000 else low
+
+
+@njit(cache=True)
+def inspect(
+    words: Words, starts: Int64s, fingerprint: Integer, columns: Integer, slots: Int64s, rows: Int64s
+) -> Integer:
+    """Check each record (`starts` has one entry more, the end) and add its row count to `rows[slot]`.
+
+    Returns −1, or the index of the first record of another format or length, or −2 − index for another fingerprint.
+    """
+    for record in range(slots.shape[0]):
+        start, end = starts[record], starts[record + 1]
+        if end - start < CHUNK_HEADER or (words[start] & 0xFF) != CHUNK_VERSION:
+            return record
+        if np.int64(words[start + 1]) != fingerprint:
+            return -2 - record
+        flags = (words[start] >> 8) & 0xFF
+        count = np.int64(words[start] >> 24)
+        size = CHUNK_HEADER + count * (4 if flags & WIDE_TIMES else 3) + (count + 3) // 4
+        size += count * (columns - 1) * (2 if flags & WIDE_VALUES else 1)
+        if (words[start] >> 16) & 0xFF != columns or end - start != size or count < 1 or count > CHUNK_ROWS:
+            return record
+        rows[slots[record]] += count
+    return -1
+
+
+@njit(cache=True)
+def ring_capacities(rows: Int64s) -> Int64s:
+    capacities = np.empty(rows.shape[0], np.int64)
+    for slot in range(rows.shape[0]):
+        capacities[slot] = max(SMALLEST_RING, 1 << size_class(rows[slot]))
+    return capacities
+
+
+@njit(cache=True)
+def unpack(
+    arena: Int64s,
+    meta: Int64s,
+    ctl: Int64s,
+    limits: Int64s,
+    words: Words,
+    starts: Int64s,
+    slots: Int64s,
+    chunks: Int64s,
+    capacities: Int64s,
+) -> None:
+    """Rebuild rings from inspected records, given in ascending chunk order for each slot, by inserting their rows in
+    the order in which they first arrived. The arena has room for `capacities`; every slot begins blank."""
+    columns = arena.shape[1] - PREFIX
+    numbers = np.zeros(max(1, columns - NUMBERS), np.int64)
+    for record in range(slots.shape[0]):
+        at = starts[record]
+        line = meta[slots[record]]
+        flags = (words[at] >> 8) & 0xFF
+        wide_values, wide_times = (flags & WIDE_VALUES) != 0, (flags & WIDE_TIMES) != 0
+        rows = np.int64(words[at] >> 24)
+        origin = _read(words, at + 2, True)
+        if line[CAP] == 0:
+            line[CAP] = capacities[slots[record]]
+            line[BASE] = allocate(arena, ctl, line[CAP])
+            line[FIRST_CHUNK] = chunks[record]
+        at += CHUNK_HEADER
+        arrivals = at + rows * (4 if wide_times else 3)
+        values = arrivals + (rows + 3) // 4
+        for row in range(rows):
+            if wide_times:
+                ts = origin + _read(words, at, True)
+                at += 2
+            else:
+                ts = origin + np.int64(words[at])
+                at += 1
+            identity = _read(words, at, True)
+            at += 2
+            arrival = (np.int64(words[arrivals + row // 4]) >> (8 * (row & 3))) & 0xFF
+            label_value = _read(words, values, wide_values)
+            values += 2 if wide_values else 1
+            for column in range(NUMBERS, columns):
+                numbers[column - NUMBERS] = _read(words, values, wide_values)
+                values += 2 if wide_values else 1
+            base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
+            line[SEQUENCE] = chunks[record] * CHUNK_ROWS + (arrival & 15)
+            if arrival & 16:
+                position = upper_bound(arena, base, mask, tail, head, ts - 1)
+                while (
+                    position < head
+                    and arena[base + (position & mask), TS] == ts
+                    and (arena[base + (position & mask), ARRIVAL] & 1) == 1
+                ):
+                    position += 1
+                store(arena, line, columns, position, ts, identity, 0, numbers)
+                weigh(arena, line, position, LABEL, label_value)
+            else:
+                position = upper_bound(arena, base, mask, tail, head, ts)
+                if head == tail or ts >= line[NEWEST]:
+                    line[NEWEST] = ts
+                store(arena, line, columns, position, ts, identity, NOT_A_LABEL, numbers)
+            line[SAVED] = line[SEQUENCE]
+    for slot in range(meta.shape[0]):
+        if meta[slot, CAP] > 0:
+            trim(arena, meta[slot], limits[RETENTION])

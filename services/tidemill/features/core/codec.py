@@ -1,0 +1,179 @@
+"""Between bytes and columns: decode only the fields a stage needs, and splice its features into the bytes it was given.
+
+A stage never rebuilds an event: it cuts the closing brace (or, where an earlier stage ran, the closing `]}`) and writes
+its features behind. So the event's own bytes reach the prediction unchanged, and encoding costs one join a record.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from tidemill.domain.durations import DAY_MS
+from tidemill.domain.featureset import feature_set_hash
+from tidemill.domain.pipeline import Pipeline
+from tidemill.features.core import kernels
+from tidemill.features.core.definition import StageDefinition
+from tidemill.features.core.kernels import Int64s
+
+_HOUR_MS = 3_600_000
+_LARGEST = float(1 << 53)
+"""In fixed point; beyond it a float no longer holds every integer, and a quotient would round twice."""
+
+_Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+_Truth = Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+@dataclass(slots=True)
+class Columns:
+    """The readable ones of the records given. A label's numbers are 0; an event's label is NOT_A_LABEL."""
+
+    rows: list[int]
+    """Which record each line came from."""
+    times: Int64s
+    identities: Int64s
+    labels: Int64s
+    raw: NDArray[np.float64]
+    """float64[n, fields]: the numeric event fields as they came."""
+    numbers: Int64s
+    """int64[n, numbers]: those that windows aggregate, in fixed point."""
+    next_keys: list[bytes]
+    faults: list[tuple[int, str]]
+    """(record, what is wrong with it) of those left out."""
+
+
+class StageCodec:
+    """Decodes the input of one stage and encodes its output. Stateless between calls."""
+
+    def __init__(self, pipeline: Pipeline, definition: StageDefinition) -> None:
+        stages = pipeline.features.stages
+        following = definition.index + 1
+        entity = stages[following].entity if following < len(stages) else pipeline.primary_entity
+        fields = definition.fields
+        # Attributes are numbered because a field of the pipeline may be a Python keyword.
+        numbers = [f"number_{at}" for at in range(len(fields))]
+        members: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+            ("identity", str),
+            ("time", _Time),
+            ("next_key", str),
+            ("label", _Truth | None, None),
+            ("feature_set", str, ""),
+            *((name, float, np.nan) for name in numbers),
+        ]
+        names = {"identity": "id", "time": "event_time", "next_key": entity, "feature_set": "fs"}
+        names |= {"label": pipeline.label.field, **dict(zip(numbers, fields, strict=True))}
+        row = msgspec.defstruct("Row", members, rename=names, gc=False)
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row).decode
+        self._definition = definition
+        self._first = definition.index == 0
+        self._hash = feature_set_hash(pipeline)
+        self._opening = b',"fs":"%b","features":[' % self._hash.encode()
+        self._numbers = [attrgetter(name) for name in numbers]
+        self._scales = np.array(definition.scales, np.float64)
+
+    def decode(self, values: Sequence[bytes | None]) -> Columns:
+        """Columns of the readable records among `values`, in their order."""
+        kept = list(range(len(values)))
+        faults: list[tuple[int, str]] = []
+        try:
+            rows = [self._decode(value) for value in values]  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            rows, kept, faults = self._decode_each(values)
+        labels = np.array([kernels.NOT_A_LABEL if row.label is None else row.label for row in rows], np.int64)
+        raw = np.empty((len(rows), len(self._numbers)))
+        for column, field in enumerate(self._numbers):
+            raw[:, column] = np.fromiter(map(field, rows), np.float64, len(rows))
+        events = labels == kernels.NOT_A_LABEL
+        raw[~events] = 0.0
+        scaled = raw[:, : self._scales.shape[0]] * self._scales
+        bad = events & ~(np.isfinite(raw).all(axis=1) & (np.abs(scaled) < _LARGEST).all(axis=1))
+        if not self._first:
+            ending, feature_set = b"]}", self._hash
+            for at, row in enumerate(rows):
+                if row.label is None and (row.feature_set != feature_set or values[kept[at]][-2:] != ending):  # type: ignore[index]
+                    bad[at] = True
+        if bad.any():
+            faults += [(kept[at], self._fault(rows[at], raw[at])) for at in np.flatnonzero(bad).tolist()]
+            good = np.flatnonzero(~bad)
+            rows, kept = [rows[at] for at in good.tolist()], [kept[at] for at in good.tolist()]
+            labels, raw, scaled = labels[good], raw[good], scaled[good]
+        return Columns(
+            rows=kept,
+            times=np.array([row.time for row in rows], np.int64),
+            identities=hash_texts([row.identity for row in rows]),
+            labels=labels,
+            raw=raw,
+            numbers=np.rint(scaled).astype(np.int64),
+            next_keys=[row.next_key.encode() for row in rows],
+            faults=faults,
+        )
+
+    def _decode_each(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[int], list[tuple[int, str]]]:
+        rows: list[Any] = []
+        kept: list[int] = []
+        faults: list[tuple[int, str]] = []
+        for at, value in enumerate(values):
+            if value is None:
+                faults.append((at, "has no value"))
+                continue
+            try:
+                rows.append(self._decode(value))
+            except ValueError as error:
+                faults.append((at, str(error)))
+            else:
+                kept.append(at)
+        return rows, kept, faults
+
+    def _fault(self, row: Any, raw: NDArray[np.float64]) -> str:
+        for field, value in zip(self._definition.fields, raw.tolist(), strict=True):
+            if not abs(value) < _LARGEST:
+                return f"event field {field!r} is missing or out of range"
+        if not self._first and row.feature_set != self._hash:
+            return f"feature set is {row.feature_set!r}, this stage continues {self._hash!r}"
+        return "`features` is not the last member, or a number is too large for its scale"
+
+    def matrix(self, columns: Columns, aggregates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """float64[n, features of the stage] in the order of the file."""
+        stage = self._definition
+        out = np.empty((len(columns.rows), len(stage.names)))
+        out[:, list(stage.aggregates)] = aggregates
+        for at, field in stage.values:
+            out[:, at] = columns.raw[:, stage.fields.index(field)]
+        for at, kind in stage.calendar:
+            if kind == "weekend":
+                # 1970-01-01 was a Thursday; Monday counts 0.
+                out[:, at] = (columns.times // DAY_MS + 3) % 7 >= 5
+            else:
+                out[:, at] = columns.times // _HOUR_MS % 24 <= 6
+        return out
+
+    def encode(self, values: Sequence[bytes], matrix: NDArray[np.float64]) -> list[bytes]:
+        """Each input with its row of features spliced in; NaN becomes null. `features` stays the last member."""
+        if not values:
+            return []
+        text = orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)
+        parts = text[2:-2].split(b"],[")
+        if self._first:
+            opening = self._opening
+            return [
+                (value if value[-1] == 125 else value.rstrip())[:-1] + opening + part + b"]}"
+                for value, part in zip(values, parts, strict=True)
+            ]
+        return [value[:-2] + b"," + part + b"]}" for value, part in zip(values, parts, strict=True)]
+
+
+def hash_texts(texts: Sequence[str]) -> Int64s:
+    """64-bit hashes, the same on every machine and in every run."""
+    lengths = list(map(len, texts))
+    text = "".join(texts).encode()
+    if len(text) != sum(lengths):
+        lengths = [len(one.encode()) for one in texts]
+    out = np.empty(len(texts), np.uint64)
+    with np.errstate(over="ignore"):
+        kernels.hash_ids(np.frombuffer(text, np.uint8), np.cumsum(lengths, dtype=np.int64), out)
+    return out.view(np.int64)

@@ -1,0 +1,239 @@
+"""The window engine: the keyed rows of one (stage, partition), and the features of each event that arrives.
+
+Same records in the same order give the same bits, however they were batched and wherever the engine was restored:
+values are integers, window sums are differences of prefix sums, and each feature is one rounded division. Keys are
+forgotten only where the *log* says so. Not thread-safe; the owner thread calls it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.errors import StateCorrupt
+from tidemill.features.core import chunks, kernels
+from tidemill.features.core.definition import StageDefinition
+from tidemill.features.core.kernels import Int64s
+
+CHUNK_SUFFIX = 4
+"""Bytes of a changelog key after the entity's: the chunk number, big-endian."""
+
+_FIRST_SLOTS, _FIRST_ROWS = 1_024, 16_384
+_NOTHING_SEEN = -(1 << 62)
+
+
+class WindowEngine:
+    """Rings of one partition of one stage. `slide` applies rows, `pack` says what changed since the last call."""
+
+    def __init__(self, definition: StageDefinition) -> None:
+        self._definition = definition
+        self._limits = np.zeros(kernels.LIMITS, np.int64)
+        self._limits[kernels.LATENESS] = definition.lateness
+        self._limits[kernels.RETENTION] = definition.retention
+        self._line = kernels.FIXED + definition.columns + definition.edges.shape[0]
+        self._clear()
+
+    def _clear(self) -> None:
+        self._arena = np.empty((_FIRST_ROWS, kernels.PREFIX + self._definition.columns), np.int64)
+        self._meta = np.zeros((_FIRST_SLOTS, self._line), np.int64)
+        self._dirty = np.empty(_FIRST_SLOTS, np.int64)
+        self._ctl = np.full(kernels.CTL_SIZE, -1, np.int64)
+        self._ctl[: kernels.FREE_LISTS] = 0
+        self._slots: dict[bytes, int] = {}
+        self._names: list[bytes] = []
+        self._free: list[int] = []
+        self._gone: list[tuple[bytes, None]] = []
+        self._newest = _NOTHING_SEEN
+
+    @property
+    def keys(self) -> int:
+        return len(self._slots)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the arrays that hold the rows and the lines of the keys."""
+        return int(self._arena.nbytes + self._meta.nbytes)
+
+    @property
+    def rows(self) -> int:
+        return int((self._meta[:, kernels.HEAD] - self._meta[:, kernels.TAIL]).sum())
+
+    @property
+    def newest(self) -> int | None:
+        """Largest event time accepted so far in this partition."""
+        return None if self._newest == _NOTHING_SEEN else self._newest
+
+    def slide(
+        self, keys: Sequence[bytes], times: Int64s, identities: Int64s, labels: Int64s, numbers: Int64s
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+        """Apply n rows in order.
+
+        `times` int64[n] ms, `identities` int64[n] id hashes, `labels` int64[n] (kernels.NOT_A_LABEL for an event),
+        `numbers` int64[n, number fields] in fixed point. Returns float64[n, aggregates], NaN where undefined or where
+        the row is not an accepted event, and uint8[n] of kernels.ACCEPTED … LABEL_DUPLICATE.
+        """
+        count = len(keys)
+        out = np.full((count, self._definition.spec.shape[0]), np.nan)
+        status = np.empty(count, np.uint8)
+        if count == 0:
+            return out, status
+        grid = self._definition.expiry_grid
+        seen = np.where(labels == kernels.NOT_A_LABEL, times, _NOTHING_SEEN)
+        newest = max(self._newest, int(seen.max()))
+        begin = 0
+        if newest // grid != self._newest // grid:
+            cells = np.maximum(np.maximum.accumulate(seen), self._newest) // grid
+            for end in np.flatnonzero(np.diff(cells, prepend=self._newest // grid)).tolist():
+                self._apply(keys, slice(begin, end), times, identities, labels, numbers, out, status)
+                self._expire(int(cells[end]) * grid)
+                begin = end
+        self._apply(keys, slice(begin, count), times, identities, labels, numbers, out, status)
+        self._newest = newest
+        return out, status
+
+    def _apply(
+        self,
+        keys: Sequence[bytes],
+        part: slice,
+        times: Int64s,
+        identities: Int64s,
+        labels: Int64s,
+        numbers: Int64s,
+        out: NDArray[np.float64],
+        status: NDArray[np.uint8],
+    ) -> None:
+        slots = self._look_up(keys[part], labels[part])
+        reached = 0
+        # Sums wrap around on purpose; only numpy scalars (numba switched off) would warn about it.
+        with np.errstate(over="ignore"):
+            while True:
+                reached = kernels.slide(
+                    self._arena,
+                    self._meta,
+                    self._ctl,
+                    self._dirty,
+                    self._definition.edges,
+                    self._definition.spec,
+                    self._limits,
+                    slots,
+                    times[part],
+                    identities[part],
+                    labels[part],
+                    numbers[part],
+                    out[part],
+                    status[part],
+                    reached,
+                )
+                if reached == slots.shape[0]:
+                    return
+                self._widen_arena(2 * self._arena.shape[0])
+
+    def _look_up(self, keys: Sequence[bytes], labels: Int64s) -> Int64s:
+        """The slot of each row's key. An unknown key gets one when an event, which is always accepted, brings it."""
+        found = list(map(self._slots.get, keys))
+        if None not in found:
+            return np.array(found, np.int64)
+        slots = np.empty(len(found), np.int64)
+        for row, slot in enumerate(found):
+            if slot is None:
+                slot = self._slots.get(keys[row], -1)
+                if slot < 0 and labels[row] == kernels.NOT_A_LABEL:
+                    slot = self._admit(keys[row])
+            slots[row] = slot
+        return slots
+
+    def _admit(self, key: bytes) -> int:
+        if self._free:
+            slot = self._free.pop()
+            self._names[slot] = key
+        else:
+            slot = len(self._names)
+            self._names.append(key)
+            if slot == self._meta.shape[0]:
+                meta = np.zeros((2 * slot, self._line), np.int64)
+                meta[:slot] = self._meta
+                self._meta = meta
+                self._dirty = np.concatenate([self._dirty, np.empty(slot, np.int64)])
+        self._slots[key] = slot
+        return slot
+
+    def _widen_arena(self, rows: int) -> None:
+        arena = np.empty((rows, self._arena.shape[1]), np.int64)
+        used = self._ctl[kernels.ARENA_USED]
+        arena[:used] = self._arena[:used]
+        self._arena = arena
+
+    def _expire(self, point: int) -> None:
+        """Forget the keys that no event at or after `point` can look back to."""
+        slots = kernels.expired(self._meta, len(self._names), point - self._definition.retention)
+        for slot in slots.tolist():
+            key = self._names[slot]
+            line = self._meta[slot]
+            for chunk in range(line[kernels.FIRST_CHUNK], -(-int(line[kernels.SAVED]) // chunks.CHUNK_ROWS)):
+                self._gone.append((key + chunk.to_bytes(CHUNK_SUFFIX, "big"), None))
+            del self._slots[key]
+            self._free.append(slot)
+        kernels.forget(self._arena, self._meta, self._ctl, self._dirty, slots)
+
+    def pack(self) -> list[tuple[bytes, bytes | None]]:
+        """Changelog entries since the last call: chunks that changed, and None for those that are no more.
+
+        The state counts as saved from here on: if the entries are not committed, the engine must be restored.
+        """
+        entries: list[tuple[bytes, bytes | None]] = list(self._gone)
+        self._gone.clear()
+        if self._ctl[kernels.DIRTY_COUNT] == 0:
+            return entries
+        records, words = chunks.pack_bounds(self._meta, self._ctl, self._dirty, self._definition.columns)
+        table = np.empty((records, chunks.PACK_WIDTH), np.int64)
+        buffer = np.empty(words, np.uint32)
+        count = chunks.pack(
+            self._arena, self._meta, self._ctl, self._dirty, self._definition.fingerprint, table, buffer
+        )
+        lines = table[:count]
+        data = buffer[: lines[-1, chunks.PACK_END]].astype("<u4", copy=False).tobytes()
+        names = self._names
+        for slot, chunk, start, end in lines.tolist():
+            value = data[4 * start : 4 * end] if end > start else None
+            entries.append((names[slot] + chunk.to_bytes(CHUNK_SUFFIX, "big"), value))
+        return entries
+
+    def restore(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Replace everything by what committed `pack` entries say (latest value a key, none deleted, any order).
+
+        Raises StateCorrupt where an entry was not written by this definition of the stage.
+        """
+        self._clear()
+        ordered = sorted(entries)
+        if not ordered:
+            return
+        for key, value in ordered:
+            if len(key) <= CHUNK_SUFFIX or len(value) % 4:
+                raise self._corrupt(key, "is not a chunk record")
+        slots = np.empty(len(ordered), np.int64)
+        for row, (key, _) in enumerate(ordered):
+            name = key[:-CHUNK_SUFFIX]
+            slot = self._slots.get(name)
+            slots[row] = self._admit(name) if slot is None else slot
+        numbers = np.array([int.from_bytes(key[-CHUNK_SUFFIX:], "big") for key, _ in ordered], np.int64)
+        starts = np.zeros(len(ordered) + 1, np.int64)
+        np.cumsum([len(value) // 4 for _, value in ordered], out=starts[1:])
+        words = np.frombuffer(b"".join(value for _, value in ordered), "<u4").astype(np.uint32)
+        rows = np.zeros(len(self._names), np.int64)
+        verdict = chunks.inspect(words, starts, self._definition.fingerprint, self._definition.columns, slots, rows)
+        if verdict <= -2:
+            raise self._corrupt(ordered[-2 - verdict][0], "was written by another definition of this stage")
+        if verdict >= 0:
+            raise self._corrupt(ordered[verdict][0], "has another format or is cut short")
+        capacities = chunks.ring_capacities(rows)
+        self._widen_arena(max(_FIRST_ROWS, int(capacities.sum()) * 5 // 4))
+        with np.errstate(over="ignore"):
+            chunks.unpack(self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities)
+        self._newest = int(self._meta[: len(self._names), kernels.NEWEST].max())
+
+    def _corrupt(self, key: bytes, fault: str) -> StateCorrupt:
+        stage = self._definition
+        return StateCorrupt(
+            f"changelog entry {key!r} of stage {stage.entity} {fault}",
+            hint="windows, lateness or scales changed: give the feature set a new version and an empty state topic",
+        )

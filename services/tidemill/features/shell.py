@@ -1,0 +1,148 @@
+"""One keyed stage as a service of the runtime: records in, records with features out, chunks of state beside them.
+
+Everything happens in `flush`, so that a transaction is one call of the kernel a partition. State is one engine a
+partition; what was packed in an aborted transaction is restored from the changelog by the loop (`drop`, `restore`).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.domain.pipeline import Pipeline
+from tidemill.features.core import kernels
+from tidemill.features.core.codec import Columns, StageCodec
+from tidemill.features.core.definition import compile_stage
+from tidemill.features.core.engine import WindowEngine
+from tidemill.features.metrics import StageMetrics
+from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry
+
+
+class KeyedStage:
+    """Stage `index` of the pipeline's features, keyed by its entity (implements runtime.service.Service).
+
+    Reads events and labels, writes events with this stage's features, re-keyed for what comes next, in their order.
+    Labels pass on byte for byte, except behind the last stage, where they end.
+    """
+
+    def __init__(self, pipeline: Pipeline, index: int, metrics: StageMetrics) -> None:
+        self._definition = compile_stage(pipeline, index)
+        self._codec = StageCodec(pipeline, self._definition)
+        self._output = pipeline.topic(pipeline.stage_output_role(index))
+        self._last = index + 1 == len(pipeline.features.stages)
+        self._engines: dict[int, WindowEngine] = {}
+        self._pending: list[Record] = []
+        self._metrics = metrics
+        self._since: float | None = None
+        stage = self._definition
+        self._late = f"event_time is more than {stage.lateness} ms older than the newest of this {stage.entity}"
+        self._unmatched = f"no event of this id and event_time is held for this {stage.entity}"
+
+    def add(self, records: Sequence[Record], now: float) -> None:
+        if records and self._since is None:
+            self._since = now
+        self._pending += records
+
+    def wake_at(self) -> float | None:
+        return self._since
+
+    def flush(self, now: float) -> Output:
+        records, self._pending, self._since = self._pending, [], None
+        output = Output()
+        if not records:
+            return output
+        columns = self._codec.decode([record.value if record.key else None for record in records])
+        for row, fault in columns.faults:
+            message = fault if records[row].key else "has no key"
+            output.dead.append(DeadLetter(records[row], "bad_record", message))
+        readable = records if not columns.faults else [records[row] for row in columns.rows]
+        aggregates, status = self._slide(readable, columns)
+        self._emit(readable, columns, aggregates, status.tolist(), output)
+        for partition in sorted({record.partition for record in readable}):
+            for key, value in self._engines[partition].pack():
+                output.state.append(StateEntry(partition, key, value))
+        self._observe(status, output)
+        return output
+
+    def restore(self, partition: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        engine = WindowEngine(self._definition)
+        engine.restore(entries)
+        self._engines[partition] = engine
+
+    def drop(self, partitions: Iterable[int]) -> None:
+        gone = set(partitions)
+        for partition in gone:
+            self._engines.pop(partition, None)
+        self._pending = [record for record in self._pending if record.partition not in gone]
+        if not self._pending:
+            self._since = None
+
+    def committed(self) -> None:
+        """Nothing waits for the commit: an abort is answered by `drop` and `restore`."""
+
+    def close(self) -> None:
+        self._engines.clear()
+
+    def _slide(self, records: Sequence[Record], columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+        """Each partition's rows through its engine; the answers in the order of `records`."""
+        keys = [record.key or b"" for record in records]
+        partitions = np.fromiter((record.partition for record in records), np.int64, len(records))
+        order = np.argsort(partitions, kind="stable")
+        keys = list(map(keys.__getitem__, order.tolist()))
+        times, identities = columns.times[order], columns.identities[order]
+        labels, numbers = columns.labels[order], columns.numbers[order]
+        aggregates = np.empty((len(records), len(self._definition.aggregates)))
+        status = np.empty(len(records), np.uint8)
+        begin = 0
+        for partition, count in enumerate(np.bincount(partitions).tolist()):
+            if count == 0:
+                continue
+            part = slice(begin, begin + count)
+            begin += count
+            engine = self._engines.get(partition)
+            if engine is None:
+                engine = self._engines[partition] = WindowEngine(self._definition)
+            rows = order[part]
+            aggregates[rows], status[rows] = engine.slide(
+                keys[part], times[part], identities[part], labels[part], numbers[part]
+            )
+        return aggregates, status
+
+    def _emit(
+        self,
+        records: Sequence[Record],
+        columns: Columns,
+        aggregates: NDArray[np.float64],
+        status: list[int],
+        out: Output,
+    ) -> None:
+        scored = [row for row, verdict in enumerate(status) if verdict == kernels.ACCEPTED]
+        matrix = self._codec.matrix(columns, aggregates)[scored]
+        encoded = iter(self._codec.encode([records[row].value or b"" for row in scored], matrix))
+        topic, keys, times = self._output, columns.next_keys, columns.times.tolist()
+        write, refuse = out.records.append, out.dead.append
+        for row, verdict in enumerate(status):
+            if verdict == kernels.ACCEPTED:
+                write(OutRecord(topic, keys[row], next(encoded), times[row]))
+            elif verdict == kernels.LABEL_ACCEPTED:
+                if not self._last:
+                    write(OutRecord(topic, keys[row], records[row].value, records[row].timestamp))
+            elif verdict == kernels.LATE:
+                refuse(DeadLetter(records[row], "late", self._late))
+            elif verdict == kernels.LABEL_UNMATCHED:
+                refuse(DeadLetter(records[row], "unmatched_label", self._unmatched))
+
+    def _observe(self, status: NDArray[np.uint8], output: Output) -> None:
+        counts = np.bincount(status, minlength=kernels.LABEL_DUPLICATE + 1)
+        self._metrics.seen(
+            events=int(counts[kernels.ACCEPTED]),
+            labels=int(counts[kernels.LABEL_ACCEPTED]),
+            duplicate_events=int(counts[kernels.DUPLICATE]),
+            duplicate_labels=int(counts[kernels.LABEL_DUPLICATE]),
+        )
+        engines = self._engines.values()
+        self._metrics.state(
+            written=len(output.state),
+            keys=sum(engine.keys for engine in engines),
+            memory_bytes=sum(engine.memory_bytes for engine in engines),
+        )
