@@ -115,7 +115,7 @@ def classify(record: WireRecord, limit: int, seen: set[bytes], newest: dict[byte
         return "wrong_type"
     if payment["amount"] < 0:
         return "out_of_range"
-    if not payment["terminal"]:
+    if len(payment["terminal"]) > 200:
         return "schema_violation"
     if payment["paid_at_ms"] > record.timestamp + DAY_MS:
         return "future"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _YEAR_2100_MS = 4_102_444_800_000
+_TOO_LONG = 40  # so many terminal ids in a row are longer than the schema's 200 characters
 
 
 class Original(NamedTuple):
@@ -61,7 +62,11 @@ def _without_id(original: Original) -> bytes:
 BAD_KINDS = (
     BadKind("broken_json", "not_json", lambda original: original.value[: -2 - original.number % 40]),
     BadKind("non_finite", "non_finite", _non_finite),
-    BadKind("schema_violation", "schema", lambda original: _payment(original, "schema", terminal="")),
+    BadKind(
+        "schema_violation",
+        "schema",
+        lambda original: _payment(original, "schema", terminal=original.terminal * _TOO_LONG),
+    ),
     BadKind("wrong_type", "wrong_type", lambda original: _payment(original, "type", amount='"twelve"')),
     BadKind("out_of_range", "out_of_range", lambda original: _payment(original, "range", amount=f"-{original.amount}")),
     BadKind("unknown_version", "unknown_version", lambda original: _payment(original, "version", version=99)),
