@@ -1,8 +1,8 @@
 """A reader of its own for the committed topics: audits a running pipeline and reports what it saw.
 
 `python -m tidemill.local.audit --bootstrap-servers … --pipeline fraud` reads from the start of every topic, with
-`read_committed`, and answers commands on stdin, one a line: `progress` (cheap counts) and `report` (the books closed as
-they stand), each with one JSON line on stdout. End of input ends it.
+`read_committed`, and answers commands on stdin, one a line, each with one JSON line on stdout: `progress` (cheap
+counts), `report` (the books closed as they stand), `reset` (latencies are counted from here on). End of input ends it.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from tidemill.runtime.service import Record
 
 POLL_RECORDS = 5_000
 LATENCY_SAMPLE = 16
-"""One event in so many has its latency measured (by a hash of its position), to keep the audit light."""
+"""One event in so many (by its offset) has its latency measured, to keep the audit of a fast stream light."""
 
 
 class Audit:
     """Everything the audit has seen. `now_ms` arguments are wall-clock milliseconds, for latency only."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, latency_sample: int = LATENCY_SAMPLE) -> None:
+        self._latency_sample = latency_sample
         events = next(source for source in pipeline.ingest.sources if source.kind == "event" and source.topic)
         self._raw_topic = events.topic or ""
         self._label_topics = {source.topic for source in pipeline.ingest.sources if source.kind == "label"}
@@ -70,7 +70,7 @@ class Audit:
 
     def _raw(self, record: Record, now_ms: float) -> None:
         name = self.ledger.raw(record.partition, record.offset, record.value)
-        if name is not None and record.offset % LATENCY_SAMPLE == 0:
+        if name is not None and record.offset % self._latency_sample == 0:
             sent = next((value for header, value in record.headers if header == "sent-ms"), None)
             if sent is not None:
                 self._sent.setdefault(name, float(sent))
@@ -110,6 +110,12 @@ class Audit:
         entry = orjson.loads(record.value or b"{}")
         if entry.get("kind") == "manifest":
             self.manifests[entry["version"]] = entry
+
+    def reset(self) -> dict[str, Any]:
+        """Forget the latencies so far: a warm-up is over."""
+        self._sent.clear()
+        self._latencies.clear()
+        return self.progress()
 
     def progress(self) -> dict[str, Any]:
         return {
@@ -182,7 +188,8 @@ def _serve(audit: Audit, reader: TopicReader) -> None:
             command = sys.stdin.readline().strip()
             if not command:
                 return
-            answer = audit.report() if command == "report" else audit.progress()
+            answers = {"report": audit.report, "reset": audit.reset}
+            answer = answers.get(command, audit.progress)()
             sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
             sys.stdout.buffer.flush()
 
@@ -191,8 +198,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bootstrap-servers", required=True)
     parser.add_argument("--pipeline", required=True, help="name of a shipped pipeline, or a file")
+    parser.add_argument("--latency-sample", type=int, default=LATENCY_SAMPLE, help="measure one event in so many")
     arguments = parser.parse_args()
-    audit = Audit(load_pipeline(arguments.pipeline))
+    audit = Audit(load_pipeline(arguments.pipeline), arguments.latency_sample)
     reader = TopicReader(arguments.bootstrap_servers, audit.topics)
     try:
         _serve(audit, reader)

@@ -13,9 +13,10 @@ from tidemill.errors import EnvironmentUnusable
 class Auditor:
     """Runs `tidemill.local.audit` as a child; ask it from one thread."""
 
-    def __init__(self, bootstrap_servers: str, pipeline: str, log_file: Path) -> None:
+    def __init__(self, bootstrap_servers: str, pipeline: str, log_file: Path, *, latency_sample: int = 16) -> None:
         self._log_file = log_file
         options = ("--bootstrap-servers", bootstrap_servers, "--pipeline", pipeline)
+        options += ("--latency-sample", str(latency_sample))
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tidemill.local.audit", *options],
@@ -28,6 +29,10 @@ class Auditor:
     def progress(self) -> dict[str, Any]:
         """Counts so far; blocks for as long as the audit takes to come round, well under a second."""
         return self._ask(b"progress\n")
+
+    def reset(self) -> dict[str, Any]:
+        """Counts so far, and latencies are measured anew from here on."""
+        return self._ask(b"reset\n")
 
     def report(self) -> dict[str, Any]:
         """The books closed as they stand; a few seconds for a million events."""

@@ -70,6 +70,11 @@ class Stack:
     ) -> None:
         self.stop()
 
+    @property
+    def broker_pid(self) -> int | None:
+        """Process id of the broker if this stack started it."""
+        return None if self._kafka is None else self._kafka.pid
+
     def stop(self) -> None:
         """Let the services finish their transactions and leave, then the broker. Safe to call twice."""
         self.supervisor.stop()
