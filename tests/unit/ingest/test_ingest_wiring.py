@@ -5,9 +5,11 @@ import pytest
 from prometheus_client import generate_latest
 
 from tidemill.errors import ConfigurationError
+from tidemill.ingest.__main__ import main
 from tidemill.ingest.config import IngestConfig
 from tidemill.ingest.metrics import INGEST, HttpMetrics
-from tidemill.ingest.sources import open_intakes
+from tidemill.ingest.process import service_spec
+from tidemill.ingest.sources import Intakes, open_intakes
 from tidemill.runtime.config import load_config
 from tidemill.runtime.metrics import Metrics
 from unit.ingest.samples import CHARGEBACK, EVENT_BYTES, LABEL_BYTES, NOW_MS, PAYMENT, fraud_pipeline
@@ -66,3 +68,27 @@ def test_every_declared_metric_is_emitted_and_no_other() -> None:
         assert declared.action and declared.help
         assert declared.name in emitted or f"{declared.name}_count" in emitted
     assert 'records_total{pipeline="fraud",service="ingest",source="card-payments"} 3.0' in "\n".join(lines)
+
+
+def test_the_loop_reads_the_source_topics_in_time_order_and_stops_at_the_pipelines_breaker() -> None:
+    pipeline = fraud_pipeline()
+    spec = service_spec(pipeline, open_intakes(pipeline))
+    assert (spec.group, spec.dlq_topic, spec.state_topic) == ("fraud-ingest", "fraud-dlq", None)
+    assert [topic.name for topic in spec.inputs] == ["fraud-raw-payments", "fraud-raw-chargebacks"]
+    assert spec.max_idle_ms == pipeline.features.max_idle_ms
+    assert spec.breaker == pipeline.ingest.breaker
+
+
+def test_a_pipeline_without_a_source_topic_is_refused_at_start() -> None:
+    with pytest.raises(ConfigurationError, match="no source of pipeline fraud has a topic"):
+        service_spec(fraud_pipeline(), Intakes({}, {}))
+
+
+def test_a_wrong_setting_ends_the_process_with_code_2_and_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDEMILL_PIPELINE", "fraud")
+    monkeypatch.delenv("TIDEMILL_BOOTSTRAP_SERVERS", raising=False)
+    assert main() == 2
+    said = capsys.readouterr()
+    assert "TIDEMILL_BOOTSTRAP_SERVERS" in said.err and said.out == ""
