@@ -16,7 +16,7 @@ from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.service import Record
 from tidemill.runtime.topics import apply, plan
 from tidemill.scenarios import catalog
-from tidemill.scenarios.fraud.producer import SENT_HEADER, source_topic
+from tidemill.scenarios.fraud.producerrun import SENT_HEADER, source_topic
 
 pytestmark = pytest.mark.kafka
 PIPELINE = load_pipeline("fraud")

@@ -13,9 +13,9 @@ from tidemill.errors import ConfigurationError
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.service import OutRecord
 from tidemill.scenarios import catalog
-from tidemill.scenarios.fraud import producer
-from tidemill.scenarios.fraud.producer import SENT_HEADER, Run, parts
+from tidemill.scenarios.fraud import producer, producerrun
 from tidemill.scenarios.fraud.producerconfig import ProducerConfig, load_producer_config
+from tidemill.scenarios.fraud.producerrun import SENT_HEADER, Run, Summary, parts, source_topic
 from tidemill.scenarios.fraud.simulator import EPOCH_MS
 
 WORLD = {"customers": 300, "terminals": 1_000, "seed": 1, "bad_share": 0.05}
@@ -69,7 +69,7 @@ class Waiter(Event):
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(producer, "default_cache_dir", lambda: None)
+    monkeypatch.setattr(producerrun, "default_cache_dir", lambda: None)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def config(**changes: object) -> ProducerConfig:
     return ProducerConfig.model_validate({**WORLD, "days": 3, **changes})
 
 
-def run(settings: ProducerConfig, fake: Clock, stop_after: int | None = None) -> tuple[producer.Summary, Ledger]:
+def run(settings: ProducerConfig, fake: Clock, stop_after: int | None = None) -> tuple[Summary, Ledger]:
     stop = Waiter(fake)
     ledger = Ledger(fake, stop, stop_after)
     summary = Run(settings, PIPELINE, ledger, stop, lambda message: None).send(parts(settings, PIPELINE))
@@ -154,7 +154,7 @@ def test_a_pipeline_without_a_topic_to_stream_to_is_refused(fake_clock: Clock) -
     http_only = [source.model_copy(update={"topic": None}) for source in PIPELINE.ingest.sources]
     pipeline = PIPELINE.model_copy(update={"ingest": PIPELINE.ingest.model_copy(update={"sources": tuple(http_only)})})
     with pytest.raises(ConfigurationError, match="no source of kind event"):
-        producer.source_topic(pipeline, "event")
+        source_topic(pipeline, "event")
 
 
 def test_the_catalog_gives_the_producers_command_line() -> None:
