@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_group
 
 from tidemill.cli.output import missing_extra
 from tidemill.errors import TidemillError
@@ -42,7 +42,7 @@ def _load(name: str) -> Any:
             raise
         return _placeholder(name, unusable)
     if isinstance(group := getattr(module, "app", None), typer.Typer):
-        return get_command(group)
+        return get_group(group)
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command(name, context_settings=_SETTINGS)(getattr(module, name))
     return get_command(single)

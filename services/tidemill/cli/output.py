@@ -7,7 +7,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from tidemill.errors import EnvironmentUnusable, TidemillError
+from tidemill.errors import ConfigurationError, EnvironmentUnusable, TidemillError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 
@@ -21,9 +21,21 @@ BootstrapServers = Annotated[
     ),
 ]
 
+KafkaOptions = Annotated[
+    str | None,
+    typer.Option(
+        "--kafka-options",
+        envvar="TIDEMILL_KAFKA_OPTIONS",
+        metavar="JSON",
+        help='Further librdkafka settings, such as \'{"security.protocol":"SSL"}\'.',
+    ),
+]
+
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A shipped pipeline's name, such as fraud, or a pipeline file.")
 ]
+
+_OPTIONS_HINT = 'Write it as {"security.protocol":"SSL","ssl.ca.location":"/etc/ssl/ca.pem"}.'
 
 _EXTRAS = {
     "numba": "features",
@@ -49,6 +61,17 @@ def write_json(value: object) -> None:
 def say(message: str) -> None:
     """One message for people, on standard error."""
     print(message, file=sys.stderr)
+
+
+def parse_kafka_options(text: str | None) -> dict[str, str]:
+    """The settings of `--kafka-options`. Raises ConfigurationError if it is no JSON object of texts."""
+    try:
+        options = orjson.loads(text) if text else {}
+    except orjson.JSONDecodeError as error:
+        raise ConfigurationError(f"--kafka-options is not JSON: {error}", hint=_OPTIONS_HINT) from None
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise ConfigurationError("--kafka-options is not a JSON object of texts", hint=_OPTIONS_HINT)
+    return options
 
 
 def console() -> Console:

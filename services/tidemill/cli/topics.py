@@ -1,12 +1,22 @@
 """`tidemill topics`: the topics a pipeline needs, and making a broker have them."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from tidemill.cli.app import group
-from tidemill.cli.output import BootstrapServers, JsonFlag, PipelineArgument, console, say, write_json
+from tidemill.cli.output import (
+    BootstrapServers,
+    JsonFlag,
+    KafkaOptions,
+    PipelineArgument,
+    console,
+    parse_kafka_options,
+    say,
+    write_json,
+)
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import topics
 from tidemill.runtime.pipelinefile import load_pipeline
@@ -18,7 +28,12 @@ app = group("The topics that a pipeline needs: show them, or make a broker have 
 
 
 @app.command("plan")
-def show_plan(pipeline: PipelineArgument, bootstrap_servers: BootstrapServers = None, json: JsonFlag = False) -> None:
+def show_plan(
+    pipeline: PipelineArgument,
+    bootstrap_servers: BootstrapServers = None,
+    kafka_options: KafkaOptions = None,
+    json: JsonFlag = False,
+) -> None:
     """Show a pipeline's topics; with a broker, what `apply` would change there. Changes nothing.
 
     Exits 1 if a topic on the broker conflicts with the plan.
@@ -28,8 +43,8 @@ def show_plan(pipeline: PipelineArgument, bootstrap_servers: BootstrapServers = 
     planned = topics.plan(load_pipeline(pipeline))
     actions: list[Action] | None = None
     if bootstrap_servers is not None:
-        existing = _admin(bootstrap_servers).describe_topics([topic.name for topic in planned])
-        actions = topics.diff(planned, existing)
+        admin = connect(bootstrap_servers, parse_kafka_options(kafka_options))
+        actions = topics.diff(planned, admin.describe_topics([topic.name for topic in planned]))
     if json:
         report: dict[str, object] = {"topics": [_topic(topic) for topic in planned]}
         write_json(report if actions is None else report | {"actions": [_action(action) for action in actions]})
@@ -42,7 +57,13 @@ def show_plan(pipeline: PipelineArgument, bootstrap_servers: BootstrapServers = 
 
 
 @app.command("apply")
-def apply_plan(pipeline: PipelineArgument, bootstrap_servers: BootstrapServers = None, json: JsonFlag = False) -> None:
+def apply_plan(
+    pipeline: PipelineArgument,
+    bootstrap_servers: BootstrapServers = None,
+    kafka_options: KafkaOptions = None,
+    wait_s: Annotated[float, typer.Option(min=1, max=3_600, help="Wait this long for Kafka to answer.")] = 10.0,
+    json: JsonFlag = False,
+) -> None:
     """Create missing topics and set the settings that differ. Running it again changes nothing.
 
     Topics that users write into are created where they are missing, and never altered. If a topic conflicts with the
@@ -55,7 +76,7 @@ def apply_plan(pipeline: PipelineArgument, bootstrap_servers: BootstrapServers =
         raise ConfigurationError(
             "no Kafka is named", hint="Give --bootstrap-servers HOST:PORT, or set TIDEMILL_BOOTSTRAP_SERVERS."
         )
-    done = topics.apply(_admin(bootstrap_servers), planned)
+    done = topics.apply(connect(bootstrap_servers, parse_kafka_options(kafka_options), wait_s), planned)
     if json:
         write_json({"topics": [topic.name for topic in planned], "actions": [_action(action) for action in done]})
     else:
@@ -63,10 +84,13 @@ def apply_plan(pipeline: PipelineArgument, bootstrap_servers: BootstrapServers =
         say(f"{len(planned)} topics are ready")
 
 
-def _admin(bootstrap_servers: str) -> TopicAdmin:
+def connect(bootstrap_servers: str, options: dict[str, str], wait_s: float = 10.0) -> TopicAdmin:
+    """The topics of a Kafka that answers. Raises TidemillError if it does not within `wait_s`."""
     from tidemill.runtime.kafka import Admin
 
-    return Admin(bootstrap_servers)
+    admin = Admin(bootstrap_servers, options)
+    admin.topic_names(wait_s)
+    return admin
 
 
 def _list(actions: Sequence[Action], *, none: str) -> None:
