@@ -54,10 +54,7 @@ def up(
             stack.wait_ready()
             source = Supervisor(folder / "logs")
             if producer:
-                options = {"bootstrap_servers": stack.bootstrap_servers, "pipeline": pipeline}
-                settings = {**options, "seed": seed, "rate": rate, "endless": True}
-                scenario = catalog.get(stack.pipeline.scenario or "")
-                source.start([ServiceCommand("producer", scenario.producer_command(settings))])
+                source.start([ServiceCommand("producer", _producer_command(stack, seed, rate))])
             sample = _sample_prediction(stack) if producer else None
             _announce(stack, sample, json)
             before: list[Sample] = []
@@ -78,6 +75,17 @@ def up(
             screen.message("Draining")
             source.stop()
     say(f"Stopped. Everything is kept in {folder}")
+
+
+def _producer_command(stack: Stack, seed: int, rate: float) -> list[str]:
+    options: dict[str, str | int | float | bool] = {
+        "bootstrap_servers": stack.bootstrap_servers,
+        "pipeline": stack.settings.pipeline,
+        "seed": seed,
+        "rate": rate,
+        "endless": True,
+    }
+    return catalog.get(stack.pipeline.scenario or "").producer_command(options)
 
 
 def _sample_prediction(stack: Stack) -> object:

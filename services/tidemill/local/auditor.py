@@ -15,8 +15,8 @@ class Auditor:
 
     def __init__(self, bootstrap_servers: str, pipeline: str, log_file: Path, *, latency_sample: int = 16) -> None:
         self._log_file = log_file
-        options = ("--bootstrap-servers", bootstrap_servers, "--pipeline", pipeline)
-        options += ("--latency-sample", str(latency_sample))
+        options = ["--bootstrap-servers", bootstrap_servers, "--pipeline", pipeline]
+        options += ["--latency-sample", str(latency_sample)]
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tidemill.local.audit", *options],
