@@ -1,0 +1,205 @@
+"""The batcher's guarantees, over random schedules of submissions, clock ticks and completions."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.inference.core.batcher import Batch, Batcher, Block, Fate, Lane, QueueFullError, limits
+from tidemill.inference.core.isolation import ModelBrokenError, score_rows
+from tidemill.inference.core.model import Matrix, ModelError, Route, Scores
+
+WIDTH = 2
+MAX_ROWS = 8
+BUCKETS = (1, 4, 8)
+
+
+@dataclass
+class Fake:
+    """Scores a row with its first feature; raises where a row of the batch is in `poison`."""
+
+    version: int = 1
+    name: str = "m"
+    provider: str = "test"
+    poison: frozenset[int] = frozenset()
+    broken: bool = False
+    calls: list[int] = field(default_factory=list)
+
+    @property
+    def probe(self) -> Matrix:
+        return np.zeros((1, WIDTH), np.float32)
+
+    def score(self, rows: Matrix) -> Scores:
+        self.calls.append(len(rows))
+        if self.broken or any(int(row) in self.poison for row in rows[:, 1]):
+            raise ModelError("poisoned")
+        return rows[:, 0].copy()
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+ROUTES = (Route(Fake(1)), Route(Fake(2)))
+
+action = st.one_of(
+    st.tuples(
+        st.just("submit"),
+        st.sampled_from(list(Lane)),
+        st.integers(1, 20),
+        st.integers(0, 1),
+        st.one_of(st.none(), st.floats(0.0, 3.0)),
+    ),
+    st.tuples(st.just("next")),
+    st.tuples(st.just("settle")),
+    st.tuples(st.just("tick"), st.floats(0.0, 1.0)),
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+)
+
+
+class World:
+    """Drives a batcher and checks every batch as it is handed out."""
+
+    def __init__(self, max_wait_ms: float, http_rows: int) -> None:
+        self.batcher = Batcher(limits(MAX_ROWS, max_wait_ms, BUCKETS, http_rows))
+        self.max_wait_ms = max_wait_ms
+        self.now = 0.0
+        self.blocks: list[Block] = []
+        self.scored: dict[int, list[float]] = {}
+        self.finished: list[Block] = []
+        self.running: Batch | None = None
+        self.serial = 0
+
+    def submit(self, lane: Lane, rows: int, route: int, deadline: float | None) -> None:
+        values = np.zeros((rows, WIDTH), np.float32)
+        values[:, 0] = np.arange(self.serial, self.serial + rows) / 1e6
+        block = Block(values, ROUTES[route], lane, lambda: None, None if deadline is None else self.now + deadline)
+        waiting = self.batcher.waiting(Lane.HTTP)
+        try:
+            self.batcher.submit(block, self.now)
+        except QueueFullError:
+            assert lane is Lane.HTTP and waiting + rows > self.batcher._limits.http_rows
+            return
+        self.serial += rows
+        self.blocks.append(block)
+
+    def next(self) -> None:
+        expired = self.batcher.expire(self.now)
+        assert all(block.deadline is not None and block.deadline <= self.now for block in expired)
+        self.finished += expired
+        waiting = sum(self.batcher.waiting(lane) for lane in Lane)
+        free = self.batcher.slot_free
+        batch = self.batcher.next(self.now)
+        if batch is None:
+            if self.max_wait_ms == 0:
+                assert not (free and waiting), "the slot is idle while a row waits"
+            return
+        assert free and 1 <= batch.size <= MAX_ROWS
+        assert batch.bucket in BUCKETS and batch.bucket >= batch.size
+        assert batch.size == sum(segment.high - segment.low for segment in batch.segments)
+        for block, low, high in batch.segments:
+            assert low < high and block.route == batch.route
+            taken = self.scored.setdefault(id(block), [])
+            assert low == len(taken), "the rows of a block are taken in order, without a gap"
+            assert block.fate is Fate.WAITING
+            taken += block.rows[low:high, 0].tolist()
+        self.running = batch
+
+    def settle(self) -> None:
+        if self.running is None:
+            return
+        rows = np.concatenate([block.rows[low:high, 0] for block, low, high in self.running.segments])
+        self.running = None
+        self.finished += self.batcher.settle(rows, None, {})
+
+    def drain(self) -> None:
+        self.batcher.drain(True)
+        while self.running is not None or sum(self.batcher.waiting(lane) for lane in Lane):
+            self.settle()
+            self.next()
+
+
+def apply(world: World, step: tuple[Any, ...]) -> None:
+    kind, *arguments = step
+    if kind == "submit":
+        world.submit(*arguments)
+    elif kind == "next":
+        world.next()
+    elif kind == "settle":
+        world.settle()
+    elif kind == "tick":
+        world.now += arguments[0]
+    elif arguments[0] < len(world.blocks):
+        world.batcher.cancel(world.blocks[arguments[0]])
+
+
+@given(st.lists(action, max_size=60), st.sampled_from([0.0, 500.0]), st.integers(5, 60))
+def test_every_row_of_every_block_is_scored_once_and_in_order_or_its_block_says_why_not(
+    steps: list[tuple[Any, ...]], max_wait_ms: float, http_rows: int
+) -> None:
+    world = World(max_wait_ms, http_rows)
+    for step in steps:
+        apply(world, step)
+    world.drain()
+    for block in world.blocks:
+        taken = world.scored.get(id(block), [])
+        assert block.fate is not Fate.WAITING
+        assert taken == block.rows[: len(taken), 0].tolist()
+        if block.fate is Fate.SCORED:
+            assert block.scores.tolist() == block.rows[:, 0].tolist()
+            assert [piece.low for piece in block.pieces] + [len(block.rows)] == [0] + [p.high for p in block.pieces]
+        if block.fate is Fate.EXPIRED:
+            assert block.lane in Lane and block.deadline is not None
+    assert len({id(block) for block in world.finished}) == len(world.finished), "a block is finished once"
+    finished = {id(block) for block in world.finished}
+    assert {id(b) for b in world.blocks if b.fate in (Fate.SCORED, Fate.EXPIRED)} == finished
+
+
+@given(st.integers(1, 40), st.lists(st.integers(1, 12), min_size=1, max_size=12))
+def test_while_both_lanes_wait_each_gets_at_least_half_of_a_batch(stream_rows: int, requests: list[int]) -> None:
+    world = World(0.0, 1_000)
+    world.submit(Lane.KAFKA, stream_rows, 0, None)
+    for rows in requests:
+        world.submit(Lane.HTTP, rows, 0, None)
+    while sum(world.batcher.waiting(lane) for lane in Lane):
+        before = {lane: world.batcher.waiting(lane) for lane in Lane}
+        world.next()
+        assert world.running is not None
+        for lane in Lane:
+            got = before[lane] - world.batcher.waiting(lane)
+            assert got >= min(before[lane], MAX_ROWS // 2)
+        world.settle()
+
+
+@given(st.integers(1, 64), st.frozensets(st.integers(1, 64), max_size=64))
+def test_bisection_condemns_exactly_the_poison(rows: int, poison: frozenset[int]) -> None:
+    matrix = np.zeros((64, WIDTH), np.float32)
+    matrix[:rows, 0] = np.linspace(0.1, 0.9, rows)
+    matrix[:rows, 1] = np.arange(1, rows + 1)
+    model = Fake(poison=poison)
+    scored = score_rows(model, matrix, rows)
+    assert set(scored.poison) == {row - 1 for row in poison if row <= rows}
+    good = [row for row in range(rows) if row not in scored.poison]
+    assert scored.scores[good].tolist() == matrix[good, 0].tolist()
+
+
+@given(st.integers(1, 32))
+def test_a_model_that_fails_on_its_probe_as_well_is_broken_and_condemns_no_row(rows: int) -> None:
+    model = Fake(broken=True)
+    try:
+        score_rows(model, np.zeros((32, WIDTH), np.float32), rows)
+    except ModelBrokenError:
+        return
+    raise AssertionError("nothing was raised")
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=32))
+def test_no_score_outside_zero_to_one_gets_out(values: list[float]) -> None:
+    matrix = np.zeros((32, WIDTH), np.float32)
+    matrix[: len(values), 0] = values
+    scored = score_rows(Fake(), matrix, len(values))
+    for row, value in enumerate(values):
+        assert (row in scored.poison) == (not 0 <= value <= 1)
