@@ -4,7 +4,7 @@ A stage never rebuilds an event: it cuts the closing brace (or, where an earlier
 its features behind. So the event's own bytes reach the prediction unchanged, and encoding costs one join a record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any
@@ -68,7 +68,7 @@ class StageCodec:
         names = {"identity": "id", "time": "event_time", "next_key": entity, "feature_set": "fs"}
         names |= {"label": pipeline.label.field, **dict(zip(numbers, fields, strict=True))}
         row = msgspec.defstruct("Row", members, rename=names, gc=False)
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row).decode
+        self._decode: Any = msgspec.json.Decoder(row).decode
         self._definition = definition
         self._first = definition.index == 0
         self._hash = feature_set_hash(pipeline)
@@ -81,7 +81,7 @@ class StageCodec:
         kept = list(range(len(values)))
         faults: list[tuple[int, str]] = []
         try:
-            rows = [self._decode(value) for value in values]  # type: ignore[arg-type]
+            rows = [self._decode(value) for value in values]
         except (TypeError, ValueError):
             rows, kept, faults = self._decode_each(values)
         labels = np.array([kernels.NOT_A_LABEL if row.label is None else row.label for row in rows], np.int64)
@@ -93,9 +93,10 @@ class StageCodec:
         scaled = raw[:, : self._scales.shape[0]] * self._scales
         bad = events & ~(np.isfinite(raw).all(axis=1) & (np.abs(scaled) < _LARGEST).all(axis=1))
         if not self._first:
-            ending, feature_set = b"]}", self._hash
             for at, row in enumerate(rows):
-                if row.label is None and (row.feature_set != feature_set or values[kept[at]][-2:] != ending):  # type: ignore[index]
+                if row.label is None and not (
+                    row.feature_set == self._hash and (values[kept[at]] or b"")[-2:] == b"]}"
+                ):
                     bad[at] = True
         if bad.any():
             faults += [(kept[at], self._fault(rows[at], raw[at])) for at in np.flatnonzero(bad).tolist()]
