@@ -5,7 +5,6 @@ import pytest
 from prometheus_client import generate_latest
 
 from tidemill.errors import ConfigurationError
-from tidemill.ingest.__main__ import main
 from tidemill.ingest.config import IngestConfig
 from tidemill.ingest.metrics import INGEST, HttpMetrics
 from tidemill.ingest.process import service_spec
@@ -82,13 +81,3 @@ def test_the_loop_reads_the_source_topics_in_time_order_and_stops_at_the_pipelin
 def test_a_pipeline_without_a_source_topic_is_refused_at_start() -> None:
     with pytest.raises(ConfigurationError, match="no source of pipeline fraud has a topic"):
         service_spec(fraud_pipeline(), Intakes({}, {}))
-
-
-def test_a_wrong_setting_ends_the_process_with_code_2_and_says_which(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("TIDEMILL_PIPELINE", "fraud")
-    monkeypatch.delenv("TIDEMILL_BOOTSTRAP_SERVERS", raising=False)
-    assert main() == 2
-    said = capsys.readouterr()
-    assert "TIDEMILL_BOOTSTRAP_SERVERS" in said.err and said.out == ""
