@@ -32,8 +32,8 @@ class Journal:
 
     @property
     def resume_at(self) -> dict[Place, int]:
-        """Where to read on from, for every partition."""
-        return dict(self._positions)
+        """Where to read on from, for every partition that has a committed offset."""
+        return {place: self._positions[place] for place in self._committed}
 
     @property
     def replaying(self) -> bool:

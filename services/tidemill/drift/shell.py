@@ -1,6 +1,7 @@
 """Glue between the loop and the monitor: decodes, samples, finds where a generation ends, writes drift records.
 
-The loop calls `restore` for each partition, then `replay_from`, then `add` and `flush` from the generation's start on.
+The loop calls `restore` for each partition, then `replay_from`, then `add` and `flush` from the generation's start on;
+until every partition is back at its committed offset it throws the outputs away.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
