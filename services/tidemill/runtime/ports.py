@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.service import OutRecord, Record
 
 Partition = tuple[str, int]
@@ -82,6 +83,10 @@ class LogClient(Protocol):
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]: ...
 
+    def high_watermarks(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        """As last heard of with a fetch: free of charge, for the lag metric only."""
+        ...
+
     def read_changelog(
         self, topic: str, partitions: Collection[int], progress: Callable[[int, int], None], keep_on: Callable[[], bool]
     ) -> dict[int, dict[bytes, bytes]]:
@@ -95,15 +100,15 @@ class LogClient(Protocol):
 
     def produce(self, records: Iterable[OutRecord]) -> None: ...
 
-    def send_offsets(self, offsets: Mapping[Partition, int]) -> None:
+    def send_offsets(self, offsets: Mapping[Partition, int], deadline: Deadline) -> None:
         """Put `offsets` (last processed + 1) into the transaction with the group metadata of this moment."""
         ...
 
-    def commit(self) -> None:
+    def commit(self, deadline: Deadline) -> None:
         """Returns only when the commit is definite. Raises AbortedError or ProducerLostError."""
         ...
 
-    def abort(self) -> None:
+    def abort(self, deadline: Deadline) -> None:
         """Abort the open transaction, if any. Raises ProducerLostError."""
         ...
 

@@ -1,13 +1,75 @@
 """Runs one stage as a process: waits for Kafka and its topics, drives the loop, leaves on a signal."""
 
+import signal
+from collections.abc import Iterable
+from threading import Event
+
+from tidemill import clock
+from tidemill.errors import TidemillError
 from tidemill.runtime.config import RuntimeConfig
 from tidemill.runtime.health import Health
+from tidemill.runtime.kafka import Admin, KafkaClient, KafkaIdentity
+from tidemill.runtime.logs import configure_logs, get_logger
+from tidemill.runtime.loop import Loop
 from tidemill.runtime.service import Service
 from tidemill.runtime.spec import Replaying, ServiceSpec
 
 __all__ = ["Replaying", "ServiceSpec", "run_service"]
 
+_ASK_EVERY_S = 0.5
+_TELL_EVERY_S = 10.0
+_log = get_logger("run")
+
 
 def run_service(spec: ServiceSpec, config: RuntimeConfig, service: Service, health: Health) -> int:
-    """Blocks until SIGTERM, SIGINT or a fatal error, and returns the exit code (0 after a signal)."""
-    raise NotImplementedError
+    """Blocks until SIGTERM, SIGINT or a fatal error, and returns the exit code (0 after a signal).
+
+    Call it on the main thread. It sets up logging, waits for Kafka and every topic of `spec` for as long as it takes,
+    and closes `service`. The HTTP server is the caller's: `serve_http(config, health, routes)` before, `close` after.
+    """
+    configure_logs(config.log_level, config.log_format, service=spec.group, instance=config.instance)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _log.info("starting", inputs=[topic.name for topic in spec.inputs])
+    try:
+        wait_for_topics(config, _topics(spec), health, stop)
+    except TidemillError as error:
+        _log.critical("service stopped", reason=error.message, next_step=error.hint, kind=type(error).__name__)
+        service.close()
+        return error.exit_code
+    if stop.is_set():
+        service.close()
+        return 0
+    identity = KafkaIdentity(
+        config.bootstrap_servers, spec.group, config.instance, config.group_protocol, config.kafka_options
+    )
+    code = Loop(KafkaClient(identity), service, spec, config, health).run(stop)
+    _log.info("stopped", exit_code=code)
+    return code
+
+
+def wait_for_topics(config: RuntimeConfig, names: Iterable[str], health: Health, stop: Event) -> None:
+    """Return once every topic has leaders for all partitions, or `stop` is set. Says what it waits for."""
+    admin = Admin(config.bootstrap_servers, config.kafka_options)
+    wanted = set(names)
+    told_at = float("-inf")
+    while not stop.is_set():
+        health.beat()
+        try:
+            missing = sorted(wanted - admin.partition_counts(timeout_s=5.0).keys())
+            waiting_for = f"topics {', '.join(missing)}" if missing else ""
+        except TidemillError as error:
+            waiting_for = f"Kafka at {config.bootstrap_servers} ({error.message})"
+        if not waiting_for:
+            return
+        health.set_ready(False, f"waiting for {waiting_for}")
+        if clock.monotonic() - told_at >= _TELL_EVERY_S:
+            told_at = clock.monotonic()
+            _log.info("waiting", waiting_for=waiting_for, next_step="`tidemill topics apply` creates missing topics")
+        stop.wait(_ASK_EVERY_S)
+
+
+def _topics(spec: ServiceSpec) -> list[str]:
+    state = [spec.state_topic] if spec.state_topic else []
+    return [*(topic.name for topic in spec.inputs), spec.dlq_topic, *state]

@@ -14,7 +14,7 @@ time, never by force. That watermark is the smallest of their newest timestamps;
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from tidemill.runtime.service import Record
 
 NEVER = -(2**63)
 FOREVER = 2**63
+NEVER_FED = float("-inf")
 
 Position = tuple[int, int, int]
 """(effective time, rank of the input, partition number): the total order of the merge."""
@@ -32,10 +33,12 @@ _ENDLESS: Position = (FOREVER, 0, 0)
 
 
 class Released(NamedTuple):
-    """A batch in order. `positions` holds last offset + 1 of every partition that it has records of."""
+    """A batch in order. `positions` holds last offset + 1 of every partition with records in it, `counts` the number
+    of records of each topic."""
 
     records: list[Record]
     positions: dict[Partition, int]
+    counts: dict[str, int]
     forced: bool
 
 
@@ -95,6 +98,7 @@ class Merge:
         self._max_idle_s = max_idle_ms / 1000
         self._high_water = high_water
         self._lanes: dict[Partition, _Lane] = {}
+        self._fed_at = NEVER_FED
 
     def own(self, positions: dict[Partition, int], now: float) -> None:
         """Start, or start again, at these offsets; what is buffered of these partitions is forgotten."""
@@ -110,9 +114,11 @@ class Merge:
     def buffered(self) -> int:
         return sum(lane.waiting for lane in self._lanes.values())
 
-    def feed(self, records: Iterable[Record], ends: Collection[Partition], now: float) -> None:
+    def feed(self, records: Iterable[Record], ends: Collection[Partition], now: float, *, more: bool = False) -> None:
         """Take polled records, then the partition ends reported after them. Records of partitions that are not owned,
-        or before the position asked for (fetched before a rewind), are ignored."""
+        or before the position asked for (fetched before a rewind), are ignored. `more`: the poll was cut off by its
+        limit, so that an empty partition may well have records in the client's queue."""
+        self._discount_absence(now, more)
         topic, number, lane = "", -1, None
         for record in records:
             if record.partition != number or record.topic != topic:
@@ -147,15 +153,31 @@ class Merge:
             lane.paused = False
         return [lane.partition for lane in ready]
 
+    def paused(self) -> list[Partition]:
+        """Partitions named by `overfull` and not since by `drained`."""
+        return [lane.partition for lane in self._lanes.values() if lane.paused]
+
     def release(self, now: float) -> Released:
         """Everything whose turn has come."""
-        bound, forced_bound = self._bounds(now)
-        watermark = self._watermark(now)
-        records, positions, forced = self._take(forced_bound, watermark, bound)
+        strict, forced = self._bounds(now)
+        delayed = min(strict, self._watermark(now))
         for lane in self._lanes.values():
             if lane.waiting:
                 lane.idle_since = now
-        return Released(records, positions, forced)
+        return self._take(strict, forced, delayed)
+
+    def release_all(self) -> Released:
+        """Everything that waits, in order; nothing is waited for."""
+        return self._take(_ENDLESS, _ENDLESS, _ENDLESS)
+
+    def lag(self, high_watermarks: Mapping[Partition, int]) -> int:
+        """Records not released yet, estimated: control records count, except where the end was seen."""
+        behind = sum(
+            max(0, high_watermarks.get(lane.partition, 0) - lane.next_offset)
+            for lane in self._lanes.values()
+            if not lane.at_end
+        )
+        return behind + self.buffered
 
     def next_release_at(self) -> float | None:
         """When time alone lets something go, or None: the caller polls until then."""
@@ -193,26 +215,32 @@ class Merge:
                 lowest = min(lowest, (newest, *lane.order))
         return lowest if lowest != _ENDLESS else (NEVER, 0, 0)
 
-    def _take(
-        self, bound: Position, watermark: Position, strict: Position
-    ) -> tuple[list[Record], dict[Partition, int], bool]:
-        taken: list[list[Record]] = []
+    def _discount_absence(self, now: float, more: bool) -> None:
+        """Time in which nobody polled, or polled with more left over, is no evidence that a partition has nothing."""
+        absence = now - self._fed_at - (0.0 if more else self._max_idle_s / 4)
+        self._fed_at = now
+        if absence > 0 and absence != float("inf"):
+            for lane in self._lanes.values():
+                lane.idle_since += absence
+                lane.ended_at += absence
+
+    def _take(self, strict: Position, forced: Position, delayed: Position) -> Released:
+        batches: list[list[Record]] = []
         times: list[list[int]] = []
         positions: dict[Partition, int] = {}
-        forced = False
+        counts: dict[str, int] = {}
+        beyond = False
         for lane in sorted(self._lanes.values(), key=lambda lane: lane.order):
-            if not lane.waiting:
-                continue
-            limit = min(bound, strict, watermark) if lane.delay else bound
-            upto = _reach(lane, limit)
+            upto = _reach(lane, delayed if lane.delay else forced) if lane.waiting else lane.head
             if upto == lane.head:
                 continue
-            forced = forced or (strict < bound and upto > _reach(lane, strict))
+            beyond = beyond or (strict < forced and upto > _reach(lane, strict))
             times.append(lane.times[lane.head : upto])
             batch = lane.take(upto)
-            taken.append(batch)
+            batches.append(batch)
             positions[lane.partition] = batch[-1].offset + 1
-        return _in_order(taken, times), positions, forced
+            counts[lane.partition[0]] = counts.get(lane.partition[0], 0) + len(batch)
+        return Released(_in_order(batches, times), positions, counts, beyond)
 
 
 def _reach(lane: _Lane, limit: Position) -> int:

@@ -123,6 +123,10 @@ class KafkaClient:
             )
         return watermarks(self._probe, list(partitions))
 
+    def high_watermarks(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        found = {at: self._member.get_watermark_offsets(TopicPartition(*at), cached=True) for at in partitions}
+        return {partition: marks[1] for partition, marks in found.items() if marks is not None and marks[1] >= 0}
+
     def read_changelog(
         self, topic: str, partitions: Collection[int], progress: Callable[[int, int], None], keep_on: Callable[[], bool]
     ) -> dict[int, dict[bytes, bytes]]:
@@ -137,14 +141,14 @@ class KafkaClient:
     def produce(self, records: Iterable[OutRecord]) -> None:
         self._producer.produce(records)
 
-    def send_offsets(self, offsets: Mapping[Partition, int]) -> None:
-        self._producer.send_offsets(offsets, self._member.consumer_group_metadata())
+    def send_offsets(self, offsets: Mapping[Partition, int], deadline: Deadline) -> None:
+        self._producer.send_offsets(offsets, self._member.consumer_group_metadata(), deadline)
 
-    def commit(self) -> None:
-        self._producer.commit()
+    def commit(self, deadline: Deadline) -> None:
+        self._producer.commit(deadline)
 
-    def abort(self) -> None:
-        self._producer.abort()
+    def abort(self, deadline: Deadline) -> None:
+        self._producer.abort(deadline)
 
     def recover(self) -> None:
         self._producer.recycle()

@@ -96,38 +96,37 @@ class TransactionalProducer:
                         raise refused(f"producing {len(value or b'')} bytes to {topic}", error_of(exception)) from None
                     self._fail(exception, f"produce to {topic}")
 
-    def send_offsets(self, offsets: Mapping[Partition, int], group_metadata: Any) -> None:
+    def send_offsets(self, offsets: Mapping[Partition, int], group_metadata: Any, deadline: Deadline) -> None:
         """Step 5."""
         positions = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
-        deadline = Deadline(TRANSACTION_TIMEOUT_S)
         while True:
             try:
                 with self._watchdog.guard("send_offsets_to_transaction"):
-                    self._handle.send_offsets_to_transaction(positions, group_metadata, CALL_TIMEOUT_S)
+                    self._handle.send_offsets_to_transaction(
+                        positions, group_metadata, deadline.at_most(CALL_TIMEOUT_S)
+                    )
                 return
             except KafkaException as exception:
                 self._retry_or_fail(exception, "send offsets", deadline)
 
-    def commit(self) -> None:
+    def commit(self, deadline: Deadline) -> None:
         """Step 6. A time-out says nothing about the outcome: the same call is made again until it answers."""
-        deadline = Deadline(2 * TRANSACTION_TIMEOUT_S)
         while True:
             try:
-                self._handle.commit_transaction(CALL_TIMEOUT_S)
+                self._handle.commit_transaction(deadline.at_most(CALL_TIMEOUT_S))
                 break
             except KafkaException as exception:
                 self._retry_or_fail(exception, "commit", deadline)
         self._in_transaction = False
         self._handle.poll(0)
 
-    def abort(self) -> None:
+    def abort(self, deadline: Deadline) -> None:
         """Step 7. Does nothing outside a transaction."""
         if not self._in_transaction:
             return
-        deadline = Deadline(2 * TRANSACTION_TIMEOUT_S)
         while True:
             try:
-                self._handle.abort_transaction(CALL_TIMEOUT_S)
+                self._handle.abort_transaction(deadline.at_most(CALL_TIMEOUT_S))
                 break
             except KafkaException as exception:
                 try:

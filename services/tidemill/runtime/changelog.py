@@ -1,0 +1,84 @@
+"""Takes partitions over: where to start, and the state as it was at that point."""
+
+from collections.abc import Callable, Collection
+
+from tidemill import clock
+from tidemill.errors import StateCorrupt
+from tidemill.runtime.health import Health
+from tidemill.runtime.logs import get_logger
+from tidemill.runtime.ports import LogClient, Partition
+from tidemill.runtime.service import Service
+from tidemill.runtime.spec import ServiceSpec
+
+_PROGRESS_EVERY_S = 1.0
+_log = get_logger("changelog")
+
+
+class Takeover:
+    """Restores state from the changelog, in the one order that is safe: stable committed offsets first, so that a
+    former owner's transaction is decided; then the changelog's high watermark; then every record below it."""
+
+    def __init__(self, log: LogClient, service: Service, spec: ServiceSpec, health: Health) -> None:
+        self._log = log
+        self._service = service
+        self._spec = spec
+        self._health = health
+
+    def take(self, partitions: Collection[Partition], keep_on: Callable[[], bool]) -> dict[Partition, int | None]:
+        """Replace the service's state of these partitions' numbers by what is committed; returns committed offsets.
+
+        Raises StateCorrupt if an offset lies outside its log, InterruptedError once `keep_on` is false.
+        """
+        numbers = sorted({number for _, number in partitions})
+        self._health.set_ready(False, "restoring state")
+        self._service.drop(numbers)
+        committed = self._log.committed(partitions)
+        self._check(committed)
+        started = clock.monotonic()
+        if self._spec.state_topic is None:
+            latest: dict[int, dict[bytes, bytes]] = {}
+        else:
+            latest = self._log.read_changelog(self._spec.state_topic, numbers, self._progress(started), keep_on)
+        for number in numbers:
+            self._service.restore(number, latest.get(number, {}).items())
+        seconds = clock.monotonic() - started
+        self._health.metrics.set("tidemill_runtime_restore_seconds", seconds)
+        _log.info(
+            "partitions taken over",
+            partitions=sorted(f"{topic}/{number}" for topic, number in partitions),
+            keys=sum(len(entries) for entries in latest.values()),
+            seconds=round(seconds, 3),
+        )
+        return committed
+
+    def starts(self, committed: dict[Partition, int | None]) -> dict[Partition, int]:
+        """Where to read from: the committed offset, or the first record that there still is."""
+        fresh = [partition for partition, offset in committed.items() if offset is None]
+        low = {partition: marks.low for partition, marks in self._log.watermarks(fresh).items()} if fresh else {}
+        return {partition: low[partition] if offset is None else offset for partition, offset in committed.items()}
+
+    def _check(self, committed: dict[Partition, int | None]) -> None:
+        known = {partition: offset for partition, offset in committed.items() if offset is not None}
+        marks = self._log.watermarks(known) if known else {}
+        for partition, offset in known.items():
+            low, high = marks[partition]
+            if not low <= offset <= high:
+                raise StateCorrupt(
+                    f"committed offset {offset} of {partition[0]}/{partition[1]} lies outside its log [{low}, {high}]",
+                    hint="records expired before they were read, or the topic was made anew; to accept the loss, stop "
+                    f"the service and reset the offsets of group {self._spec.group} with kafka-consumer-groups.sh",
+                )
+
+    def _progress(self, started: float) -> Callable[[int, int], None]:
+        last = started
+
+        def report(read: int, total: int) -> None:
+            nonlocal last
+            self._health.beat()
+            now = clock.monotonic()
+            if now - last >= _PROGRESS_EVERY_S:
+                last = now
+                self._health.set_ready(False, f"restoring state: {read} of {total} changelog offsets read")
+                _log.info("restoring", read=read, total=total, seconds=round(now - started, 1))
+
+        return report

@@ -1,0 +1,340 @@
+"""The owner thread: polls, feeds the service, commits, and repairs. The only place that catches every exception.
+
+The commit protocol, numbered as in services/README.md and in the tests that kill a process after each step:
+
+1. poll, then drain what is there
+2. add to the service what is released in time order
+3. begin the transaction, lazily
+4. produce outputs, then dirty state, then dead letters
+5. check that every partition with a record in the transaction is owned now; send offsets (last processed + 1)
+6. commit; the service adopts its state only once the commit is definite
+7. on abort: drop uncommitted state, restore it from the changelog, rewind to the committed offsets
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from operator import itemgetter
+from threading import Event
+
+from tidemill import clock
+from tidemill.errors import Fenced, TidemillError
+from tidemill.runtime.breaker import Breaker
+from tidemill.runtime.changelog import Takeover
+from tidemill.runtime.config import RuntimeConfig
+from tidemill.runtime.deadline import Deadline
+from tidemill.runtime.health import Health
+from tidemill.runtime.logs import get_logger
+from tidemill.runtime.ports import AbortedError, LogClient, Partition, ProducerLostError
+from tidemill.runtime.replay import Replay
+from tidemill.runtime.service import Output, Service
+from tidemill.runtime.spec import ServiceSpec
+from tidemill.runtime.sync import Merge
+from tidemill.runtime.transaction import AfterStep, Pace, Step, run_transaction
+
+_IDLE_POLL_S = 0.05
+_COMMIT_WITHIN_S = 30.0
+_REVOKE_WITHIN_S = 60.0
+"""0.2 × max.poll.interval.ms: all that a rebalance callback does shares it."""
+_LOST_AGAIN_WITHIN_S = 60.0
+_GAUGES_EVERY_S = 1.0
+_UNEXPECTED_EXIT_CODE = 1
+_log = get_logger("loop")
+
+
+class _Pending:
+    """What was added to the service and is not committed yet."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.positions: dict[Partition, int] = {}
+        self.counts: Counter[str] = Counter()
+        self.newest = 0
+
+    @property
+    def records(self) -> int:
+        return self.counts.total()
+
+
+class Loop:
+    """Drives one service on one log client. Everything happens on the thread that calls `run`."""
+
+    def __init__(
+        self, log: LogClient, service: Service, spec: ServiceSpec, config: RuntimeConfig, health: Health
+    ) -> None:
+        self.after_step: AfterStep = lambda _: None
+        self._log = log
+        self._service = service
+        self._spec = spec
+        self._health = health
+        self._max_poll_records = config.max_poll_records
+        self._pace = Pace(config.transaction_gap_ms / 1000, config.max_poll_records // 4)
+        self._merge = Merge(spec.inputs, spec.max_idle_ms)
+        self._takeover = Takeover(log, service, spec, health)
+        self._breaker = Breaker(spec.breaker) if spec.breaker else None
+        self._pending = _Pending()
+        self._replay: Replay | None = None
+        self._starts: dict[Partition, int] = {}
+        self._reset_due = False
+        self._lost_at = float("-inf")
+        self._gauges_at = float("-inf")
+        self._stop = Event()
+
+    def run(self, stop: Event) -> int:
+        """Until `stop` is set (exit code 0) or something is fatal (another code, and one log line with the reason)."""
+        self._stop = stop
+        code = 0
+        try:
+            try:
+                self._health.set_ready(False, "joining the consumer group")
+                self._log.start([topic.name for topic in self._spec.inputs], self)
+                while not stop.is_set():
+                    self.turn()
+                self._finish()
+            except InterruptedError:
+                _log.info("stopped while restoring")
+            finally:
+                self._health.set_ready(False, "stopping")
+                self._log.close()
+        except TidemillError as error:
+            _log.critical("service stopped", reason=error.message, next_step=error.hint, kind=type(error).__name__)
+            code = error.exit_code
+        except Exception as error:
+            _log.critical("service crashed", reason=str(error), kind=type(error).__name__, exc_info=True)
+            code = _UNEXPECTED_EXIT_CODE
+        finally:
+            self._service.close()
+        return code
+
+    def turn(self) -> None:
+        """Once round: steps 1 and 2, and a transaction if one is due."""
+        polled = self._log.poll(self._max_poll_records, self._timeout(clock.monotonic()))  # 1
+        now = clock.monotonic()
+        self._health.beat()
+        self.after_step(Step.POLLED)
+        if self._reset_due:
+            self._reset()
+            return
+        more = len(polled.records) >= self._max_poll_records
+        if self._replay is not None:
+            records, reached = self._replay.admit(polled.records, polled.ends)
+            self._merge.feed(records, reached, now, more=more)
+            self._replay_on(reached, now)
+            return
+        self._merge.feed(polled.records, polled.ends, now, more=more)
+        self._add(now)
+        self._bound_memory()
+        wake_at = self._service.wake_at()
+        woken = wake_at is not None and wake_at <= now
+        if woken or (self._pending.positions and now >= self._pace.due_at(self._pending.records)):
+            self._commit_or_repair()
+        if now - self._gauges_at >= _GAUGES_EVERY_S:
+            self._set_gauges(now)
+
+    # Ownership. Called from inside poll() and close(). No transaction is open then: it never spans a poll.
+
+    def assigned(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """Take over: state first, then the place to read from."""
+        if self._pending.positions:
+            self._revoke_safely()
+        if not partitions:
+            self._health.set_ready(True, "standby: other instances own all partitions")
+            return {}
+        return self._take_over(partitions)
+
+    def revoked(self, partitions: Collection[Partition]) -> None:
+        """Commit finished work while these are still ours, then forget them."""
+        self._revoke_safely()
+        self._forget(partitions)
+        _log.info("partitions revoked", partitions=_names(partitions))
+
+    def lost(self, partitions: Collection[Partition]) -> None:
+        """Nothing may be committed any more, not even what came from partitions that are still owned."""
+        if self._pending.positions:
+            self._pending.clear()
+            self._reset_due = True
+        self._forget(partitions)
+        _log.warning("partitions lost", partitions=_names(partitions))
+
+    def _forget(self, partitions: Collection[Partition]) -> None:
+        numbers = {number for _, number in partitions}
+        self._merge.disown(partitions)
+        for partition in partitions:
+            self._starts.pop(partition, None)
+        self._service.drop(sorted(numbers))
+        self._replay = None
+        # State is per number: where another topic of that number stays ours, it is needed again.
+        self._reset_due = self._reset_due or any(number in numbers for _, number in self._starts)
+
+    def _revoke_safely(self) -> None:
+        """Commit what was added; if that fails, abort it and rebuild after the callback."""
+        if not self._pending.positions:
+            return
+        deadline = Deadline(_REVOKE_WITHIN_S)
+        try:
+            self._commit(deadline)
+        except (AbortedError, ProducerLostError) as error:
+            _log.warning("open work could not be committed before the rebalance", reason=str(error))
+            self._pending.clear()
+            self._reset_due = True
+            self._end_transaction(error, deadline)
+
+    # Steps 2 to 6
+
+    def _add(self, now: float) -> None:
+        released = self._merge.release(now)
+        if released.forced:
+            self._health.metrics.count("tidemill_runtime_forced_releases_total")
+        if released.records:
+            self._service.add(released.records, now)  # 2
+            self._pending.positions.update(released.positions)
+            self._pending.counts.update(released.counts)
+            self._pending.newest = max(self._pending.newest, released.records[-1].timestamp)
+            self.after_step(Step.ADDED)
+
+    def _commit_or_repair(self) -> None:
+        try:
+            self._commit(Deadline(_COMMIT_WITHIN_S))
+        except (AbortedError, ProducerLostError) as error:
+            self._repair(error)
+
+    def _commit(self, deadline: Deadline) -> None:
+        output = self._service.flush(clock.monotonic())
+        if self._breaker is not None:
+            self._breaker.check(self._pending.records, len(output.dead))
+        if not (self._pending.positions or output.records or output.state or output.dead):
+            return
+        began = clock.monotonic()
+        run_transaction(self._log, self._spec, output, self._pending.positions, deadline, self.after_step)
+        ended = clock.monotonic()
+        self._service.committed()
+        if self._breaker is not None:
+            self._breaker.commit()
+        self._pace.finished(ended)
+        self._count(output, ended - began)
+        self._starts.update(self._pending.positions)
+        self._pending.clear()
+
+    # Step 7
+
+    def _repair(self, error: AbortedError | ProducerLostError) -> None:
+        _log.warning("transaction aborted", reason=str(error), kind=type(error).__name__)
+        self._pending.clear()
+        self._end_transaction(error, Deadline(_COMMIT_WITHIN_S))
+        self._reset()
+
+    def _end_transaction(self, error: AbortedError | ProducerLostError, deadline: Deadline) -> None:
+        """Abort, or where the producer is of no use, take a new one: its start ends what the old one left."""
+        self._health.metrics.count("tidemill_runtime_transactions_total", 1, "aborted")
+        try:
+            if isinstance(error, AbortedError):
+                self._log.abort(deadline)
+                return
+        except ProducerLostError as lost:
+            error = lost
+        now = clock.monotonic()
+        if now - self._lost_at < _LOST_AGAIN_WITHIN_S:
+            raise Fenced(
+                f"the producer was lost twice within a minute: {error}",
+                hint="two processes of this service share one TIDEMILL_INSTANCE, or the brokers cannot serve it",
+            )
+        self._lost_at = now
+        self._log.recover()
+
+    def _reset(self) -> None:
+        """Throw away everything uncommitted and go back to what the log says."""
+        self._reset_due = False
+        owned = self._log.owned()
+        self._pending.clear()
+        paused = self._merge.paused()
+        if owned:
+            self._log.seek(self._take_over(owned))
+            self._log.resume(paused)
+        self.after_step(Step.REWOUND)
+
+    def _take_over(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        committed = self._takeover.take(partitions, lambda: not self._stop.is_set())
+        starts = self._takeover.starts(committed)
+        self._starts.update(starts)
+        reading = dict(starts)
+        if self._spec.replay is not None:
+            known = {partition: offset for partition, offset in committed.items() if offset is not None}
+            begins = {at: begin for at, begin in self._spec.replay.replay_from(known).items() if begin < known[at]}
+            if begins:
+                self._replay = Replay({partition: known[partition] for partition in begins})
+                reading |= begins
+                self._health.set_ready(False, "replaying input to rebuild state")
+                _log.info("replaying", records=sum(known[at] - begin for at, begin in begins.items()))
+        self._merge.own(reading, clock.monotonic())
+        if self._replay is None:
+            self._health.set_ready(True)
+        return reading
+
+    def _replay_on(self, reached: list[Partition], now: float) -> None:
+        """Old input goes through the service once more; what comes out was committed long ago."""
+        assert self._replay is not None
+        over = self._replay.over
+        released = self._merge.release_all() if over else self._merge.release(now)
+        if released.records:
+            self._service.add(released.records, now)
+            self._service.flush(now)
+            self._service.committed()
+        self._bound_memory()
+        if over:
+            self._replay = None
+            paused = self._merge.paused()
+            self._merge.own(self._starts, now)
+            self._log.seek(self._starts)
+            self._log.resume(paused)
+            self._health.set_ready(True)
+            _log.info("replayed")
+
+    def _finish(self) -> None:
+        """Asked to stop: what was added is committed, so that the next start repeats nothing."""
+        if self._pending.positions and not self._reset_due:
+            try:
+                self._commit(Deadline(_COMMIT_WITHIN_S))
+            except (AbortedError, ProducerLostError) as error:
+                _log.warning("last transaction aborted", reason=str(error))
+                self._log.abort(Deadline(_COMMIT_WITHIN_S))
+        self._pending.clear()
+
+    def _timeout(self, now: float) -> float:
+        """How long a poll may wait for its first record."""
+        moments = [now + _IDLE_POLL_S]
+        if self._pending.positions:
+            moments.append(self._pace.due_at(self._pending.records))
+        for moment in (self._service.wake_at(), self._merge.next_release_at()):
+            if moment is not None:
+                moments.append(moment)
+        return max(0.0, min(moments) - now)
+
+    def _bound_memory(self) -> None:
+        if full := self._merge.overfull():
+            self._log.pause(full)
+        if ready := self._merge.drained():
+            self._log.resume(ready)
+
+    def _count(self, output: Output, seconds: float) -> None:
+        metrics = self._health.metrics
+        metrics.count("tidemill_runtime_transactions_total", 1, "committed")
+        metrics.observe("tidemill_runtime_transaction_seconds", seconds)
+        for topic, count in self._pending.counts.items():
+            metrics.count("tidemill_runtime_records_total", count, topic)
+        for topic, count in Counter(map(itemgetter(0), output.records)).items():
+            metrics.count("tidemill_runtime_outputs_total", count, topic)
+        for code, count in Counter(dead.code for dead in output.dead).items():
+            metrics.count("tidemill_runtime_dead_letters_total", count, code)
+        if self._pending.newest:
+            metrics.set("tidemill_runtime_event_time_seconds", self._pending.newest / 1000)
+
+    def _set_gauges(self, now: float) -> None:
+        self._gauges_at = now
+        lag = self._merge.lag(self._log.high_watermarks(self._log.owned()))
+        self._health.metrics.set("tidemill_runtime_lag_records", lag + self._pending.records)
+        self._health.metrics.set("tidemill_runtime_buffered_records", self._merge.buffered)
+
+
+def _names(partitions: Collection[Partition]) -> list[str]:
+    return sorted(f"{topic}/{number}" for topic, number in partitions)
