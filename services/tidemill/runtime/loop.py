@@ -96,6 +96,7 @@ class Loop:
                 _log.info("stopped while restoring")
             finally:
                 self._health.set_ready(False, "stopping")
+                self._pending.clear()
                 self._log.close()
         except TidemillError as error:
             _log.critical("service stopped", reason=error.message, next_step=error.hint, kind=type(error).__name__)
@@ -206,7 +207,9 @@ class Loop:
         if not (self._pending.positions or output.records or output.state or output.dead):
             return
         began = clock.monotonic()
-        run_transaction(self._log, self._spec, output, self._pending.positions, deadline, self.after_step)
+        # Output without input (a timer's) commits the offsets as they are: they carry the generation that fences it.
+        positions = self._pending.positions or self._starts
+        run_transaction(self._log, self._spec, output, positions, deadline, self.after_step)
         ended = clock.monotonic()
         self._service.committed()
         if self._breaker is not None:
@@ -305,7 +308,7 @@ class Loop:
         moments = [now + _IDLE_POLL_S]
         if self._pending.positions:
             moments.append(self._pace.due_at(self._pending.records))
-        for moment in (self._service.wake_at(), self._merge.next_release_at()):
+        for moment in (self._service.wake_at(), self._merge.next_release_at(now)):
             if moment is not None:
                 moments.append(moment)
         return max(0.0, min(moments) - now)

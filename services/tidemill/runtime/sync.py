@@ -25,6 +25,8 @@ from tidemill.runtime.service import Record
 NEVER = -(2**63)
 FOREVER = 2**63
 NEVER_FED = float("-inf")
+_CONTINUOUS_S = 0.1
+"""Turns no longer than this count as polling all the time."""
 
 Position = tuple[int, int, int]
 """(effective time, rank of the input, partition number): the total order of the merge."""
@@ -179,16 +181,16 @@ class Merge:
         )
         return behind + self.buffered
 
-    def next_release_at(self) -> float | None:
-        """When time alone lets something go, or None: the caller polls until then."""
+    def next_release_at(self, now: float) -> float | None:
+        """When time alone may let something go that waits now, or None."""
         if not any(lane.waiting for lane in self._lanes.values()):
             return None
-        moments = [
+        moments = (
             (lane.ended_at if lane.at_end else lane.idle_since) + self._max_idle_s
             for lane in self._lanes.values()
             if not lane.waiting
-        ]
-        return min(moments, default=None)
+        )
+        return min((moment for moment in moments if moment > now), default=None)
 
     def _bounds(self, now: float) -> tuple[Position, Position]:
         """What may be released in good order, and what may be released by force."""
@@ -217,7 +219,7 @@ class Merge:
 
     def _discount_absence(self, now: float, more: bool) -> None:
         """Time in which nobody polled, or polled with more left over, is no evidence that a partition has nothing."""
-        absence = now - self._fed_at - (0.0 if more else self._max_idle_s / 4)
+        absence = now - self._fed_at - (0.0 if more else _CONTINUOUS_S)
         self._fed_at = now
         if absence > 0 and absence != float("inf"):
             for lane in self._lanes.values():

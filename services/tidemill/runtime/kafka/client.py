@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from tidemill import clock
 from tidemill.errors import Fenced, StateCorrupt
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
@@ -93,10 +94,10 @@ class KafkaClient:
                     break
                 except KafkaException as exception:
                     error = error_of(exception)
-                    # The partition's fetcher is still starting; what is polled meanwhile is fetched again after it.
+                    # The partition's fetcher is still starting.
                     if error.code() not in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS) or deadline.passed:
                         raise refused(f"seeking {partition}", error) from None
-                    self._member.poll(0.01)
+                    clock.pause(0.005)
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
         """librdkafka asks for stable offsets under read_committed; UNSTABLE_OFFSET_COMMIT means a pending one."""

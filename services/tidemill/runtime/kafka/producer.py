@@ -101,10 +101,9 @@ class TransactionalProducer:
         positions = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
         while True:
             try:
+                timeout = deadline.at_most(CALL_TIMEOUT_S)
                 with self._watchdog.guard("send_offsets_to_transaction"):
-                    self._handle.send_offsets_to_transaction(
-                        positions, group_metadata, deadline.at_most(CALL_TIMEOUT_S)
-                    )
+                    self._handle.send_offsets_to_transaction(positions, group_metadata, timeout)
                 return
             except KafkaException as exception:
                 self._retry_or_fail(exception, "send offsets", deadline)
