@@ -1,8 +1,7 @@
 """Where the present generation starts, how far it has come, and what of it is on the drift topic already.
 
-The generation's detectors are not kept anywhere: after a restart its records are read again from its start. Until every
-partition is back where its offsets were committed, nothing is written; a drift record that was written before is never
-written again, and its deterministic id tells.
+The generation's detectors are not kept anywhere: after a restart its records are read again from its start. What they
+lead to is not written until that is over, and never if it was written before: its deterministic id tells.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,6 @@ class Journal:
         self._starts = dict(starts)
         self._committed = dict(committed)
         self._positions = {place: starts.get(place, offset) for place, offset in committed.items()} | self._starts
-        self._behind = {place for place, offset in self._committed.items() if self._positions[place] < offset}
         self._emitted = emitted
         self._dirty: set[int] = set()
         self._news = False
@@ -34,11 +32,6 @@ class Journal:
     def resume_at(self) -> dict[Place, int]:
         """Where to read on from, for every partition that has a committed offset."""
         return {place: self._positions[place] for place in self._committed}
-
-    @property
-    def replaying(self) -> bool:
-        """Some partition is still before its committed offset."""
-        return bool(self._behind)
 
     def replayed(self, record: Record) -> bool:
         """The record was processed, and its results committed, in an earlier life."""
@@ -53,10 +46,7 @@ class Journal:
 
     def read(self, record: Record) -> None:
         """After it was processed."""
-        place = (record.topic, record.partition)
-        self._positions[place] = record.offset + 1
-        if place in self._behind and record.offset + 1 >= self._committed[place]:
-            self._behind.discard(place)
+        self._positions[(record.topic, record.partition)] = record.offset + 1
 
     def begin(self, beginning: Beginning, first: Record) -> None:
         """A generation starts with `first`, which is not processed yet."""

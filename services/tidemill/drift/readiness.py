@@ -1,4 +1,4 @@
-"""Readiness of a service that is one active instance: without every partition it is not ready, whatever the loop says."""
+"""Readiness of a service that is one active instance: without all partitions it is not ready, whoever says it is."""
 
 from tidemill.runtime.health import Health
 

@@ -33,7 +33,7 @@ class _Running:
         self.activity = activity
         self.ages = ages
         self.stretch = Stretch()
-        self.replaying = journal.replaying
+        self.replaying = False
         self.read = 0
         self.predictions = 0
         self.drift: list[Drift] = []
@@ -101,7 +101,7 @@ class DriftService:
         if running is None:
             reason = self._incomplete() or "drift was given records before its state"
             raise EnvironmentUnusable(reason, hint="run one instance of drift for each pipeline")
-        running.replaying = running.journal.replaying  # of this batch as a whole: the loop drops all or nothing of it
+        running.replaying = bool(records) and running.journal.replayed(records[0])  # the loop never mixes old and new
         for record in records:
             running.journal.reads(record)
             running.read += 1
