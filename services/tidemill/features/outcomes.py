@@ -45,19 +45,17 @@ class OutcomeStage:
         self._too_late = f"known more than {self._rules.maturity} ms after its event, or after its outcome was written"
         self._joins: dict[int, OutcomeJoin] = {}
         self._pending: list[Record] = []
-        self._since: float | None = None
         self._metrics = metrics
 
     def add(self, records: Sequence[Record], now: float) -> None:
-        if records and self._since is None:
-            self._since = now
         self._pending += records
 
     def wake_at(self) -> float | None:
-        return self._since
+        """Never: the loop flushes when records were added and its pace allows."""
+        return None
 
     def flush(self, now: float) -> Output:
-        records, self._pending, self._since = self._pending, [], None
+        records, self._pending = self._pending, []
         output = Output()
         taken: Counter[str] = Counter()
         written: Counter[str] = Counter()
@@ -100,8 +98,6 @@ class OutcomeStage:
         for partition in gone:
             self._joins.pop(partition, None)
         self._pending = [record for record in self._pending if record.partition not in gone]
-        if not self._pending:
-            self._since = None
 
     def committed(self) -> None:
         """Nothing waits for the commit: an abort is answered by `drop` and `restore`."""

@@ -33,21 +33,19 @@ class KeyedStage:
         self._engines: dict[int, WindowEngine] = {}
         self._pending: list[Record] = []
         self._metrics = metrics
-        self._since: float | None = None
         stage = self._definition
         self._late = f"event_time is more than {stage.lateness} ms older than the newest of this {stage.entity}"
         self._unmatched = f"no event of this id and event_time is held for this {stage.entity}"
 
     def add(self, records: Sequence[Record], now: float) -> None:
-        if records and self._since is None:
-            self._since = now
         self._pending += records
 
     def wake_at(self) -> float | None:
-        return self._since
+        """Never: the loop flushes when records were added and its pace allows."""
+        return None
 
     def flush(self, now: float) -> Output:
-        records, self._pending, self._since = self._pending, [], None
+        records, self._pending = self._pending, []
         output = Output()
         if not records:
             return output
@@ -74,8 +72,6 @@ class KeyedStage:
         for partition in gone:
             self._engines.pop(partition, None)
         self._pending = [record for record in self._pending if record.partition not in gone]
-        if not self._pending:
-            self._since = None
 
     def committed(self) -> None:
         """Nothing waits for the commit: an abort is answered by `drop` and `restore`."""

@@ -1,0 +1,57 @@
+"""Compile every kernel before the first record, or, with `--fill`, when an image is built.
+
+python -m tidemill.features.warmup --fill /opt/tidemill/kernels
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tidemill.features.kernel_cache import prepare_cache
+
+
+def compile_kernels() -> None:
+    """Run each kernel once on a stage of its own; types are the same for every stage, so all are compiled then."""
+    import numpy as np
+
+    from tidemill.features.core.codec import hash_texts
+    from tidemill.features.core.definition import StageDefinition
+    from tidemill.features.core.engine import WindowEngine
+
+    stage = StageDefinition(
+        index=0,
+        entity="warm-up",
+        names=("count",),
+        aggregates=(0,),
+        values=(),
+        calendar=(),
+        numbers=("amount",),
+        scales=(1,),
+        edges=np.array([0, 10], np.int64),
+        spec=np.array([[0, 0, 1, 0, 1]], np.int64),
+        lateness=5,
+        retention=100,
+        expiry_grid=1_000,
+    )
+    engine = WindowEngine(stage)
+    keys = [b"a", b"a", b"a", b"b"]
+    times = np.array([10, 7, 10, 5_000], np.int64)
+    labels = np.array([-1, -1, 1, -1], np.int64)
+    engine.slide(keys, times, hash_texts(["1", "2", "1", "3"]), labels, np.ones((4, 1), np.int64))
+    saved = [(key, value) for key, value in engine.pack() if value is not None]
+    WindowEngine(stage).restore(saved)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tidemill.features.warmup", description=__doc__)
+    parser.add_argument("--fill", type=Path, required=True, metavar="DIR", help="folder for the compiled kernels")
+    folder = parser.parse_args(arguments).fill
+    where = prepare_cache(os.environ, folder=folder, seed=None, fallback=folder)
+    compile_kernels()
+    print(f"kernels compiled into {where}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
