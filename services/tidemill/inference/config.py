@@ -13,6 +13,6 @@ class InferenceConfig(RuntimeConfig):
 
     public_key_file: Path = Field(description="hex Ed25519 public key that published models are signed with")
     device: Device = Field("auto", description="auto: CUDA where onnxruntime-gpu and a device are there, else the CPU")
-    model_wait_s: float = Field(60.0, gt=0, le=250, description="longest wait for a recorded model before giving up")
+    model_wait_s: float = Field(45.0, gt=0, le=55, description="longest wait for a recorded model before giving up")
     max_request_bytes: int = Field(4_000_000, ge=1_000, description="largest body of POST …/infer; beyond it 413")
     http_deadline_ms: float = Field(1_000.0, gt=0, description="deadline of a request that names none; then 504")

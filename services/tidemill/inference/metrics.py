@@ -13,7 +13,7 @@ from tidemill.runtime.metrics import Declared
 
 ROLES = ("champion", "challenger")
 
-DECLARED = (
+INFERENCE = (
     Declared(
         "tidemill_inference_model_version", "gauge", "1", "version that serves in each role; 0 where none does",
         "champion 0: the fallback rule scores; look at refused_total and at the decisions topic", ("role",),
@@ -97,13 +97,15 @@ DECLARED = (
 
 
 class Telemetry:
-    """Implements the observers of worker, delivery and shell. Each method is called from one of their threads."""
+    """Implements the observers of worker, delivery, shell and HTTP; each calls from its own thread.
+
+    `health.metrics` must have `INFERENCE` declared.
+    """
 
     def __init__(self, health: Health) -> None:
         self._health = health
         self._metrics = health.metrics
         self._log = get_logger("inference")
-        self._metrics.declare(DECLARED)
         self._offered_at: dict[int, float] = {}
         for role in ROLES:
             self._metrics.set("tidemill_inference_model_version", 0, role)

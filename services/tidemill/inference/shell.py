@@ -71,12 +71,9 @@ class InferenceService:
         self._model_wait_s = model_wait_s
         self._partitions: dict[int, _Partition] = {}
         self._units: list[_Unit] = []
-        self._since: float | None = None
 
     def add(self, records: Sequence[Record], now: float) -> None:
         """Hands the rows to the worker at once. Blocks while a recorded model is not loaded yet."""
-        if self._since is None:
-            self._since = now
         for partition, group in _by_partition(records).items():
             route, switch = self._route(partition, group[0].offset)
             rows, dead = self._reader.read(group)
@@ -87,7 +84,8 @@ class InferenceService:
             self._units.append(_Unit(partition, rows, block, dead, switch))
 
     def wake_at(self) -> float | None:
-        return self._since
+        """Never by itself: the worker is busy already, and what is added is due when the loop's pace says so."""
+        return None
 
     def flush(self, now: float) -> Output:
         """Waits for the worker. Raises TidemillError where the model cannot score at all."""
@@ -112,7 +110,6 @@ class InferenceService:
             shadow += len(challenged)
         self._observer.predicted(by_model, by_rule, shadow)
         self._units = []
-        self._since = None
         return output
 
     def restore(self, partition: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
@@ -128,8 +125,6 @@ class InferenceService:
             if unit.partition in gone and unit.block is not None:
                 self._worker.cancel(unit.block)
         self._units = [unit for unit in self._units if unit.partition not in gone]
-        if not self._units:
-            self._since = None
         for partition in gone:
             self._partitions.pop(partition, None)
 
