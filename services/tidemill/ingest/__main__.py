@@ -18,7 +18,8 @@ def main() -> int:
         configure_logs(config.log_level, config.log_format, service=process.NAME, instance=config.instance)
         return process.run(config, load_pipeline(config.pipeline))
     except TidemillError as error:
-        get_logger("main").error("stopped", reason=error.message, hint=error.hint, exit_code=error.exit_code)
+        kind = type(error).__name__
+        get_logger("main").critical("service stopped", reason=error.message, next_step=error.hint, kind=kind)
         return error.exit_code
 
 
