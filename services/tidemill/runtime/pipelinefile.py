@@ -10,12 +10,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tidemill.domain.pipeline import Pipeline
-from tidemill.domain.pipelinerules import structure_mistakes
+from tidemill.domain.pipelinerules import Mistake, structure_mistakes
 from tidemill.domain.sourcerules import source_mistakes
 from tidemill.errors import ConfigurationError
-from tidemill.runtime.topics import USER, plan
+from tidemill.runtime.pipelinecontracts import contract_mistakes
 from tidemill.runtime.yamlsource import Path, Position, YamlSource
-from tidemill_schemas import SchemaNotFoundError, load_schema
 
 _SCENARIOS = resources.files("tidemill") / "scenarios"
 _NO_SOURCE = "pipeline file"
@@ -115,20 +114,8 @@ def _read(text: str) -> tuple[Pipeline | None, list[Problem]]:
     return pipeline, sorted(set(found))
 
 
-def _mistakes(pipeline: Pipeline) -> list[tuple[Path, str]]:
-    found: list[tuple[Path, str]] = [*structure_mistakes(pipeline), *source_mistakes(pipeline)]
-    for part, name in (("event", pipeline.event.schema_name), ("label", pipeline.label.schema_name)):
-        try:
-            load_schema(name)
-        except SchemaNotFoundError as error:
-            found.append(((part, "schema"), str(error)))
-    written = {topic.name: topic for topic in plan(pipeline) if topic.owner != USER}
-    for position, source in enumerate(pipeline.ingest.sources):
-        if source.topic in written:
-            writer = written[source.topic].owner
-            message = f"{source.topic!r} is a topic that {writer} writes; a source needs one of its own"
-            found.append((("ingest", "sources", position, "topic"), message))
-    return found
+def _mistakes(pipeline: Pipeline) -> list[Mistake]:
+    return [*structure_mistakes(pipeline), *source_mistakes(pipeline), *contract_mistakes(pipeline)]
 
 
 def _without(data: dict[str, Any], wrong: list[Path]) -> Pipeline | None:
@@ -192,7 +179,8 @@ def _choices(detail: ErrorDetails) -> list[str]:
 
 
 def _sentence(message: str) -> str:
-    return message.replace("Input should", "must").replace("must be a valid", "must be a")
+    message = message.partition(", unable to parse")[0].replace("Input should", "must")
+    return message.replace("must be a valid integer", "must be an integer")
 
 
 def _shown(value: object) -> str:

@@ -9,6 +9,8 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Path = tuple[str | int, ...]
 
+_ENDLESS = "an alias stands inside the very part that it repeats"
+
 
 class Position(NamedTuple):
     """Counted from 1, as editors do."""
@@ -33,11 +35,14 @@ class YamlSource:
         self._values: dict[Path, Position] = {}
         self._keys: dict[Path, Position] = {}
         self._seen: set[int] = set()
+        self._open: set[int] = set()
         try:
-            root = _reader().compose(text)
+            reader = _reader()
+            root = reader.compose(text)
             if root is not None:
                 self.faults += self._walk(root, ())
-            self.data = _reader().load(text)
+                if not any(fault.message == _ENDLESS for fault in self.faults):
+                    self.data = reader.constructor.construct_document(root)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             position = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
@@ -47,26 +52,30 @@ class YamlSource:
 
     def value_at(self, path: Path) -> Position:
         """Where the value of `path` begins, or of the nearest part above it that is written in the file."""
-        return self._nearest(self._values, path)
+        for length in range(len(path), 0, -1):
+            if (found := self._values.get(path[:length])) is not None:
+                return found
+        return Position(1, 1)
 
     def key_at(self, path: Path) -> Position:
         """Where the key of `path` begins; in a list, its item."""
         return self._keys[path] if path in self._keys else self.value_at(path)
 
-    def _nearest(self, positions: dict[Path, Position], path: Path) -> Position:
-        for length in range(len(path), -1, -1):
-            # A section is best shown at its name, not at the first line inside it.
-            found = self._keys.get(path[:length]) if length < len(path) else positions.get(path)
-            if found is not None:
-                return found
-        return Position(1, 1)
-
     def _walk(self, node: Node, path: Path) -> Iterator[Fault]:
         """Note the positions below `node`; each node once, so that aliases neither repeat nor recurse."""
-        self._values[path] = _position(node)
+        # A section is shown at its name, whichever line its first member is on.
+        section = isinstance(node, MappingNode | SequenceNode) and path in self._keys
+        self._values[path] = self._keys[path] if section else _position(node)
+        if id(node) in self._open:
+            yield Fault(self._values[path], _ENDLESS)
         if id(node) in self._seen:
             return
         self._seen.add(id(node))
+        self._open.add(id(node))
+        yield from self._members(node, path)
+        self._open.discard(id(node))
+
+    def _members(self, node: Node, path: Path) -> Iterator[Fault]:
         if isinstance(node, SequenceNode):
             for index, item in enumerate(node.value):
                 self._keys[(*path, index)] = _position(item)

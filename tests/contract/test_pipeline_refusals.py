@@ -1,0 +1,304 @@
+"""Every rule of the pipeline file has a file that breaks it, and is shown at the line and column of the mistake."""
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tidemill.domain import pipelinerules, sourcerules
+from tidemill.errors import ConfigurationError
+from tidemill.runtime import pipelinecontracts
+from tidemill.runtime.pipelinefile import Problem, load_pipeline, parse_pipeline, pipeline_text, problems
+
+SHIPPED = pipeline_text("fraud")[0]
+RULE_MODULES = (pipelinerules, sourcerules, pipelinecontracts)
+
+# What is replaced in the shipped file, by what; the path of the mistake, and part of what is said.
+RULES: dict[str, tuple[str, str, str, str]] = {
+    "entity twice": ("[customer, terminal]", "[customer, terminal, customer]", "event.entities.2", "named twice"),
+    "entity named as a record's field": ("[customer, terminal]", "[customer, terminal, fs]", "event.entities.2", "fs"),
+    "entity named as a stage": ("[customer, terminal]", "[customer, terminal, drift]", "event.entities.2", "stage"),
+    "number named as a record's field": ("amount: {scale", "bucket: {scale", "event.numbers.bucket", "every record"),
+    "number that is an entity": ("amount: {scale", "customer: {scale", "event.numbers.customer", "an entity already"),
+    "number with min above max": ("min: 0, max: 100000}", "min: 9, max: 3}", "event.numbers.amount", "min 9 is above"),
+    "sums beyond 2^53": ("scale: 100,", "scale: 1000000,", "event.numbers.amount", "passes 2^53"),
+    "label field of every record": ("field: fraud", "field: status", "label.field", "every record"),
+    "label field of the event": ("field: fraud", "field: amount", "label.field", "a field of the event"),
+    "retention below what is needed": ("retention_ms: -1", "retention_ms: 1000", "topics.retention_ms", "1209600000"),
+    "two stages of an entity": ("entity: terminal", "entity: customer", "features.stages.1.entity", "second stage"),
+    "first stage of another entity": ("entity: customer", "entity: terminal", "features.stages.0.entity", "keyed by"),
+    "stage of an unknown entity": ("entity: terminal", "entity: merchant", "features.stages.1.entity", "customer, ter"),
+    "two features of a name": ("name: night", "name: weekend", "features.stages.0.features.2.name", "already"),
+    "feature of two kinds": (
+        *("{name: night,", "{name: night, value: amount,", "features.stages.0.features.2"),
+        "calendar and value",
+    ),
+    "feature of no kind": (", calendar: night", "", "features.stages.0.features.2", "none of them"),
+    "value of an unknown field": ("value: amount", "value: sum", "features.stages.0.features.0.value", "'sum'"),
+    "window without an aggregate": (
+        *("calendar: night", "calendar: night, window: 1d", "features.stages.0.features.2.window"),
+        "window is for aggregates",
+    ),
+    "aggregate without a window": ("count, window: 1d}", "count}", "features.stages.0.features.3", "needs a window"),
+    "mean without a field": ("mean, field: amount,", "mean,", "features.stages.0.features.4", "needs a field"),
+    "mean of an unknown field": (
+        *("mean, field: amount,", "mean, field: sum,", "features.stages.0.features.4.field"),
+        "unknown field 'sum'",
+    ),
+    "count of a field": (
+        *("count, window: 1d}", "count, window: 1d, field: amount}", "features.stages.0.features.3.field"),
+        "count takes no field",
+    ),
+    "label rate without a delay": (
+        *("label_rate, window: 1d, delay: 7d", "label_rate, window: 1d", "features.stages.1.features.1"),
+        "must be at least features.label_lateness",
+    ),
+    "label rate with too short a delay": (
+        *("label_rate, window: 1d, delay: 7d", "label_rate, window: 1d, delay: 6d"),
+        *("features.stages.1.features.1.delay", "(518400000 ms)"),
+    ),
+    "window longer than the engine holds": (
+        *("count, window: 30d}", "count, window: 4000d}", "features.stages.0.features.7"),
+        "longer than 3650d",
+    ),
+    "maturity of nothing": ("maturity: 7d", "maturity: 0d", "outcomes.maturity", "above 0"),
+    "unknown blocking decision": (
+        *("missing_label:", "blocking_decisions: [block]\n  missing_label:", "outcomes.blocking_decisions.0"),
+        "the pipeline decides review, approve",
+    ),
+    "buckets that do not ascend": ("[1, 8, 32, 128, 256]", "[1, 32, 8, 256]", "model.batching.buckets", "ascending"),
+    "buckets below the largest batch": ("[1, 8, 32, 128, 256]", "[1, 8]", "model.batching.buckets", "fits no bucket"),
+    "one decision for both": ("positive: review", "positive: approve", "decision.negative", "both 'approve'"),
+    "fallback on an unknown field": ("field: amount, above", "field: sum, above", "decision.fallback.field", "'sum'"),
+    "fallback that never changes": ("above: 220", "above: 100000", "decision.fallback.above", "the same for every"),
+    "ignored feature that is none": ("[weekend, night]", "[weekend, noon]", "drift.ignore.1", "'noon'"),
+    "statistics at no interval": (
+        "sample_share:",
+        "statistics_every: 0s\n  sample_share:",
+        "drift.statistics_every",
+        "0",
+    ),
+    "trigger twice": (
+        *("cooldown: 4d", "cooldown: 4d\n  triggers: [drift, drift]", "retrain.triggers.1"),
+        "named twice",
+    ),
+    "schedule trigger without a schedule": (
+        *("cooldown: 4d", "cooldown: 4d\n  triggers: [schedule]", "retrain.triggers"),
+        "needs retrain.schedule",
+    ),
+    "schedule without its trigger": ("cooldown: 4d", "cooldown: 4d\n  schedule: 7d", "retrain.schedule", "triggers"),
+    "holdout of the whole window": ("holdout: 2d", "holdout: 7d", "retrain.gates.holdout", "below train_window"),
+    "shadow of one day": ("matured: 5d", "matured: 1d", "retrain.shadow.matured", "at least 2d"),
+    "two sources of a name": ("name: chargebacks", "name: card-payments", "ingest.sources.1.name", "second source"),
+    "no source of labels": ("kind: label", "kind: event", "ingest.sources", "no source of kind label"),
+    "two sources of a topic": ("fraud-raw-chargebacks", "fraud-raw-payments", "ingest.sources.1.topic", "already"),
+    "source that nothing can reach": ("topic: fraud-raw-chargebacks", "http: false", "ingest.sources.1", "neither"),
+    "source of no version": (
+        "topic: fraud-raw-p",
+        "versions: []\n      topic: fraud-raw-p",
+        "ingest.sources.0.versions",
+        "",
+    ),
+    "source without a field that is needed": (
+        *("        known_at: {", "        # known_at: {", "ingest.sources.1.fields"),
+        "where known_at come from",
+    ),
+    "source that gives v": (
+        *("        amount: {", "        v: {from: v}\n        amount: {", "ingest.sources.0.fields.v"),
+        "written by ingest",
+    ),
+    "wrong cast of a canonical field": (
+        *("amount: {from: amount, cast: number, min: 0, max: 100000}", "amount: {cast: boolean}"),
+        *("ingest.sources.0.fields.amount.cast", "integer or number"),
+    ),
+    "default for an id": (
+        *("{from: payment_id, cast: string,", "{from: payment_id, cast: string, default: x,"),
+        *("ingest.sources.0.fields.id.default", "cannot have a default"),
+    ),
+    "unit of no time": (
+        "cast: number, min",
+        "cast: number, unit: s, min",
+        "ingest.sources.0.fields.amount.unit",
+        "times",
+    ),
+    "multiply of text": (
+        *("{from: card, cast: string,", "{from: card, cast: string, multiply: 2,"),
+        *("ingest.sources.0.fields.customer.multiply", "numbers"),
+    ),
+    "source range upside down": (
+        *("cast: number, min: 0, max: 100000", "cast: number, min: 1, max: 0", "ingest.sources.0.fields.amount"),
+        "min 1 of amount is above max 0",
+    ),
+    "range of text": (
+        *("{from: card, cast: string,", "{from: card, cast: string, min: 2,", "ingest.sources.0.fields.customer"),
+        "are for numbers and times",
+    ),
+    "clamp to nothing": (
+        *("cast: number, min: 0, max: 100000", "cast: number, out_of_range: clamp"),
+        *("ingest.sources.0.fields.amount.out_of_range", "needs min or max"),
+    ),
+    "default of another type": (
+        *("cast: number, min", "cast: number, default: none, min", "ingest.sources.0.fields.amount.default"),
+        "'none' is no number",
+    ),
+    "unknown schema": ("schema: fraud-event", "schema: shop-event", "event.schema", "there is no schema 'shop-event'"),
+    "source on a topic of the pipeline": (
+        "fraud-raw-payments",
+        "fraud-events",
+        "ingest.sources.0.topic",
+        "ingest writes",
+    ),
+    "field that the schema does not have": (
+        *("        amount: {", "        colour: {from: colour}\n        amount: {", "ingest.sources.0.fields.colour"),
+        "no field 'colour'",
+    ),
+}
+
+
+def changed(old: str, new: str) -> str:
+    assert old in SHIPPED, old
+    return SHIPPED.replace(old, new, 1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_broken_rule_is_reported_at_its_place(rule: str) -> None:
+    old, new, path, said = RULES[rule]
+    text = changed(old, new)
+    found = [problem for problem in problems(text) if problem.path == path and said in problem.message]
+    assert len(found) == 1, problems(text)
+    line = text.splitlines()[found[0].line - 1]
+    last = [part for part in path.split(".") if not part.isdecimal()][-1]
+    assert last in line or path.split(".")[-1].isdecimal(), f"{path} is shown at {line!r}"
+
+
+def test_every_rule_in_the_code_has_a_file_that_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: set[tuple[str, int]] = set()
+
+    def record(module: ModuleType) -> Callable[..., pipelinerules.Mistake]:
+        mistake = pipelinerules.Mistake
+
+        def make(path: Any, message: str) -> pipelinerules.Mistake:
+            raised.add((module.__name__, sys._getframe(1).f_lineno))
+            return mistake(path, message)
+
+        return make
+
+    written = set()
+    for module in RULE_MODULES:
+        tree = ast.parse(inspect.getsource(module))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Mistake":
+                written.add((module.__name__, node.lineno))
+        monkeypatch.setattr(module, "Mistake", record(module))
+    for old, new, _, _ in RULES.values():
+        problems(changed(old, new))
+    assert written - raised == set()
+
+
+def test_the_shipped_pipeline_has_no_mistake() -> None:
+    assert problems(SHIPPED) == []
+    assert load_pipeline("fraud").name == "fraud"
+
+
+# What is replaced, by what; the text that begins where the mistake is shown, its path, and part of what is said.
+STRUCTURE: dict[str, tuple[str, str, str, str, str]] = {
+    "unknown key": ("scale: 100", "scal: 100", "scal:", "event.numbers.amount", "did you mean 'scale'?"),
+    "unknown key like no other": ("scale: 100", "zzz: 1", "zzz:", "event.numbers.amount", "known here: scale, min"),
+    "missing key": ("name: fraud\n", "", "# Card", "", "name is missing"),
+    "missing key of a section": ("  schema: fraud-label\n", "", "label:", "label", "schema is missing"),
+    "wrong type": ("partitions: 4", "partitions: four", "four", "topics.partitions", "must be an integer, not four"),
+    "a truth in place of a number": ("partitions: 4", "partitions: []", "partitions:", "topics.partitions", "integer"),
+    "bad duration": ("cooldown: 4d", "cooldown: 4 days", "4 days", "retrain.cooldown", "'4 days' is not a duration"),
+    "negative duration": ("cooldown: 4d", "cooldown: -4", "-4", "retrain.cooldown", "greater than or equal to 0"),
+    "out of bounds": ("threshold: 0.5", "threshold: 5", "5", "decision.threshold", "less than or equal to 1, not 5"),
+    "not finite": ("threshold: 0.5", "threshold: .nan", ".nan", "decision.threshold", "finite"),
+    "unknown choice": ("kind: label", "kind: lable", "lable", "ingest.sources.1.kind", "did you mean 'label'?"),
+    "bad name": ("name: fraud\n", "name: Fraud\n", "Fraud", "name", "pattern"),
+    "bad field name": ("amount: {scale", "Amount: {scale", "Amount:", "event.numbers", "'Amount' is not a name"),
+    "bad trainer": ("trainer:FraudTrainer", "trainer", "tidemill.", "model.trainer", "pattern"),
+    "missing key in one line": ("{field: amount, ab", "{ab", "fallback:", "decision.fallback", "field is missing"),
+    "a mapping in place of a list": ("[customer, terminal]", "{a: b}", "entities:", "event.entities", "must be a list"),
+    "text in place of a mapping": ("batching: {", "batching: x # {", "x #", "model.batching", "must be a mapping"),
+    "version of another time": ("version: 1\n", "version: 2\n", "2\n", "version", "must be 1, not 2"),
+}
+
+
+@pytest.mark.parametrize("kind", STRUCTURE)
+def test_a_malformed_part_is_reported_at_its_line_and_column(kind: str) -> None:
+    old, new, shown, path, said = STRUCTURE[kind]
+    text = changed(old, new)
+    found = problems(text)
+    assert [problem.path for problem in found] == [path], found
+    assert said in found[0].message
+    assert text.splitlines(keepends=True)[found[0].line - 1][found[0].column - 1 :].startswith(shown)
+
+
+def test_a_duplicate_key_is_reported_with_the_line_of_the_first() -> None:
+    found = problems(changed("name: fraud\n", "name: fraud\nname: other\n"))
+    assert found == [Problem(4, 1, "", "duplicate key 'name'; the first is on line 3")]
+
+
+def test_text_that_is_not_yaml_is_reported_where_it_stops_being_yaml() -> None:
+    found = problems("version: 1\nname: [fraud\nevent: {}\n")
+    assert len(found) == 1
+    assert found[0].line == 3
+    assert found[0].message.startswith("not YAML")
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "is empty"), ("- 1\n", "not a mapping"), ("# only\n", "is empty")])
+def test_a_file_without_a_mapping_is_refused(text: str, said: str) -> None:
+    found = problems(text)
+    assert [(problem.line, problem.column) for problem in found] == [(1, 1)]
+    assert said in found[0].message
+
+
+def test_all_mistakes_are_listed_at_once_in_the_order_of_the_file() -> None:
+    text = changed("scale: 100", "scal: 100").replace("threshold: 0.5", "threshold: 5").replace("night]", "noon]")
+    text = text.replace("buckets: [1, 8, 32, 128, 256]", "buckets: [8, 1]").replace("cooldown: 4d", "cooldown: soon")
+    assert [problem.path for problem in problems(text)] == [
+        *("event.numbers.amount", "model.batching.buckets", "decision.threshold", "drift.ignore.1", "retrain.cooldown"),
+    ]
+
+
+def test_a_recursive_alias_is_refused_without_hanging() -> None:
+    found = problems("version: &all\n  a: *all\n")
+    assert found == [Problem(2, 3, "", "an alias stands inside the very part that it repeats")]
+
+
+def test_loading_raises_with_every_mistake_and_its_place() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_pipeline(changed("scale: 100", "scal: 100").replace("threshold: 0.5", "threshold: 5"), "shop.yaml")
+    assert caught.value.exit_code == 2
+    first, second, third = caught.value.message.splitlines()
+    assert first == "shop.yaml has 2 mistakes:"
+    assert second.startswith("  shop.yaml:11:14: event.numbers.amount: unknown key 'scal'")
+    assert third.endswith("decision.threshold: must be less than or equal to 1, not 5")
+
+
+def test_a_pipeline_is_loaded_from_a_path(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(SHIPPED, encoding="utf-8")
+    assert load_pipeline(str(file)) == load_pipeline("fraud")
+
+
+def test_an_unknown_name_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="no pipeline called 'shop'") as caught:
+        load_pipeline("shop")
+    assert "fraud" in caught.value.hint
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load_pipeline(str(tmp_path / "none.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ConfigurationError, match="byte 6 is not UTF-8"):
+        load_pipeline(str(tmp_path / "binary.yaml"))
+
+
+def test_reading_a_shipped_pipeline_imports_none_of_its_code() -> None:
+    assert not [name for name in sys.modules if name == "tidemill.scenarios.fraud.trainer"]
