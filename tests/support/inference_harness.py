@@ -25,7 +25,8 @@ from tidemill.domain.pipeline import Pipeline
 from tidemill.inference.catalogue import Catalogue, Selection
 from tidemill.inference.core.active import Active
 from tidemill.inference.core.artefact import expectation
-from tidemill.inference.core.batcher import Batch, Batcher, limits
+from tidemill.inference.core.batcher import Batcher
+from tidemill.inference.core.blocks import Batch, limits
 from tidemill.inference.core.model import Model
 from tidemill.inference.core.registry import Refusal, Registry
 from tidemill.inference.delivery import Delivery

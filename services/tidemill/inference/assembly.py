@@ -10,7 +10,8 @@ from tidemill.domain.signing import read_key
 from tidemill.inference.catalogue import Catalogue
 from tidemill.inference.config import InferenceConfig
 from tidemill.inference.core.artefact import expectation
-from tidemill.inference.core.batcher import Batcher, Limits, limits
+from tidemill.inference.core.batcher import Batcher
+from tidemill.inference.core.blocks import Limits, limits
 from tidemill.inference.core.registry import Registry
 from tidemill.inference.delivery import Delivery, DeliveryThread
 from tidemill.inference.http import ApiLimits, InferenceApi, ModelSignature

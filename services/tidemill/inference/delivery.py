@@ -119,7 +119,8 @@ class Delivery:
         except RecordError as error:
             self._refuse(name.decode("utf-8", "replace"), None, error)
             return
-        if changed and isinstance(decoded, Manifest):
+        # the same manifest again: its publisher repeats it, perhaps with chunks that were missing
+        if isinstance(decoded, Manifest) and (changed or decoded.version in self._unusable):
             self._news.append(decoded.version)
             self._unusable.discard(decoded.version)
             self._catalogue.know(set(self._registry.manifests))

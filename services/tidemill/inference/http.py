@@ -17,7 +17,7 @@ from tidemill import clock
 from tidemill.errors import TidemillError
 from tidemill.inference.catalogue import Catalogue, Listed
 from tidemill.inference.core.artefact import INPUT
-from tidemill.inference.core.batcher import Block, Fate, Lane, QueueFullError
+from tidemill.inference.core.blocks import Block, Fate, Lane, QueueFullError
 from tidemill.inference.core.model import Route as ModelRoute
 from tidemill.inference.core.openinference import InferRequest, RequestRefusedError, answer, metadata, parse
 from tidemill.inference.worker import ModelWorker

@@ -3,7 +3,7 @@
 from tidemill import clock
 from tidemill.inference.catalogue import Selection
 from tidemill.inference.core.active import Active
-from tidemill.inference.core.batcher import Batch, Lane
+from tidemill.inference.core.blocks import Batch, Lane
 from tidemill.inference.core.model import Model
 from tidemill.inference.core.predictions import version_of
 from tidemill.inference.core.registry import Refusal

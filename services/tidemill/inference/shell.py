@@ -7,7 +7,7 @@ from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import TidemillError
 from tidemill.inference.catalogue import Catalogue, Selection
 from tidemill.inference.core.active import ACTIVE_KEY, Active, decode_active, encode_active
-from tidemill.inference.core.batcher import Block, Lane
+from tidemill.inference.core.blocks import Block, Lane
 from tidemill.inference.core.model import Route
 from tidemill.inference.core.predictions import RULE_PROVIDER, PredictionWriter, version_of
 from tidemill.inference.core.rows import RowReader, Rows

@@ -12,7 +12,8 @@ import numpy as np
 
 from tidemill import clock
 from tidemill.errors import TidemillError
-from tidemill.inference.core.batcher import Batch, Batcher, Block, Fate, Lane
+from tidemill.inference.core.batcher import Batcher
+from tidemill.inference.core.blocks import Batch, Block, Fate, Lane
 from tidemill.inference.core.isolation import ModelBrokenError, Scored, score_or_nan, score_rows
 from tidemill.inference.core.model import Matrix, Model, Scores
 

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.inference.core.batcher import Batch, Batcher, Block, Fate, Lane, QueueFullError, limits
+from tidemill.inference.core.batcher import Batcher
+from tidemill.inference.core.blocks import Batch, Block, Fate, Lane, QueueFullError, limits
 from tidemill.inference.core.isolation import ModelBrokenError, score_rows
 from tidemill.inference.core.model import Matrix, ModelError, Route, Scores
 

@@ -14,7 +14,7 @@ import pytest
 from support.inference_harness import Stage, feature_record, started
 from support.inference_models import WIDTH, constant, external_weights, mlp, nan_below_zero, run_graph
 from tidemill.inference.catalogue import Selection
-from tidemill.inference.core.batcher import Lane
+from tidemill.inference.core.blocks import Lane
 from tidemill.inference.core.model import Matrix, ModelError, Scores
 from tidemill.inference.http import ApiLimits, InferenceApi, ModelSignature
 from tidemill.runtime.config import RuntimeConfig

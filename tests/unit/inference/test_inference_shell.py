@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import orjson
@@ -12,7 +13,7 @@ from support.inference_models import WIDTH, constant, mlp, nan_below_zero, raise
 from tidemill.errors import StateCorrupt, TidemillError
 from tidemill.inference.catalogue import Selection
 from tidemill.inference.core.active import Active
-from tidemill.inference.core.batcher import Lane
+from tidemill.inference.core.blocks import Lane
 from tidemill.inference.core.model import Matrix, ModelError, Scores
 from tidemill.runtime.service import Output, Record
 
@@ -25,7 +26,7 @@ def stage() -> Iterator[Stage]:
     made.close()
 
 
-def predictions(output: Output) -> list[dict[str, object]]:
+def predictions(output: Output) -> list[dict[str, Any]]:
     return [orjson.loads(record.value or b"") for record in output.records if record.topic == "fraud-predictions"]
 
 
@@ -64,7 +65,7 @@ def test_scores_are_those_of_the_graph_whatever_the_bucket(stage: Stage) -> None
     output = stage.score([feature_record(i, vector) for i, vector in enumerate(vectors)])
     made = predictions(output)
     assert [one["bucket"] for one in made] == [256] * 256 + [128] * 44
-    np.testing.assert_allclose([one["outputs"]["score"] for one in made], run_graph(data, rows), atol=1e-6)  # type: ignore[index]
+    np.testing.assert_allclose([one["outputs"]["score"] for one in made], run_graph(data, rows), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from tidemill.domain.pipeline import Pipeline
-from tidemill.inference.core.batcher import Block
+from tidemill.inference.core.blocks import Block
 from tidemill.inference.core.model import Model, Scores
 from tidemill.inference.core.rows import Rows
 from tidemill.runtime.service import DeadLetter, OutRecord
