@@ -8,12 +8,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema_rs
 import pytest
+from ruamel.yaml import YAML
 
 from tidemill.domain import pipelinerules, sourcerules
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import pipelinecontracts
 from tidemill.runtime.pipelinefile import Problem, load_pipeline, parse_pipeline, pipeline_text, problems
+from tidemill_schemas import pipeline_schema
 
 SHIPPED = pipeline_text("fraud")[0]
 RULE_MODULES = (pipelinerules, sourcerules, pipelinecontracts)
@@ -302,3 +305,13 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_reading_a_shipped_pipeline_imports_none_of_its_code() -> None:
     assert not [name for name in sys.modules if name == "tidemill.scenarios.fraud.trainer"]
+
+
+def test_the_editors_schema_accepts_the_shipped_file_and_refuses_every_malformed_one() -> None:
+    checker = jsonschema_rs.validator_for(pipeline_schema(), offline=True)
+
+    def accepts(text: str) -> bool:
+        return checker.is_valid(YAML(typ="safe", pure=True).load(text))
+
+    assert accepts(SHIPPED)
+    assert [kind for kind, (old, new, *_) in STRUCTURE.items() if accepts(changed(old, new))] == []

@@ -17,7 +17,16 @@ def pipeline_schema() -> str:
     """The JSON Schema of the pipeline file, from its model."""
     schema = Pipeline.model_json_schema(by_alias=True)
     schema["title"] = "Tidemill pipeline file"
+    _close(schema)
     return _text({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def _close(schema: Any) -> None:
+    """A mapping whose keys must be names takes no other keys; pydantic only says which keys it checks."""
+    if isinstance(schema, dict) and "patternProperties" in schema:
+        schema.setdefault("additionalProperties", False)
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _close(inner)
 
 
 def record_fields() -> dict[str, dict[str, list[str]]]:

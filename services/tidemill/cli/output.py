@@ -37,7 +37,7 @@ PipelineArgument = Annotated[
 
 _OPTIONS_HINT = 'Write it as {"security.protocol":"SSL","ssl.ca.location":"/etc/ssl/ca.pem"}.'
 
-_EXTRAS = {
+EXTRAS = {
     "numba": "features",
     "onnxruntime": "inference",
     "onnx": "inference",
@@ -89,7 +89,7 @@ def show_error(error: TidemillError) -> None:
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentUnusable | None:
     """What to tell the user if an optional dependency is missing; None if the module is none of those."""
     module = (error.name or "").partition(".")[0]
-    extra = _EXTRAS.get(module)
+    extra = EXTRAS.get(module)
     if extra is None:
         return None
     return EnvironmentUnusable(
