@@ -1,0 +1,6 @@
+from pathlib import Path
+
+from pyarrow import NativeFile, Table
+
+def write_table(table: Table, where: NativeFile, *, compression: str = ...) -> None: ...
+def read_table(source: Path | str) -> Table: ...
