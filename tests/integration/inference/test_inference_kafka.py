@@ -149,8 +149,8 @@ class Process:
 
 
 @pytest.fixture
-def ground(kafka: Any, tmp_path: Path) -> Ground:
-    return Ground(kafka.bootstrap_servers, tmp_path)
+def ground(kafka: str, tmp_path: Path) -> Ground:
+    return Ground(kafka, tmp_path)
 
 
 @pytest.fixture
