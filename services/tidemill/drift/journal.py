@@ -38,18 +38,15 @@ class Journal:
         return record.offset < self._committed.get((record.topic, record.partition), 0)
 
     def reads(self, record: Record) -> None:
-        """Before a record is processed: where a partition's first record of the generation stands is its start."""
+        """The next record: where a partition's first one of the generation stands is the generation's start there."""
         place = (record.topic, record.partition)
         if place not in self._starts:
             self._starts[place] = record.offset
             self._dirty.add(record.partition)
-
-    def read(self, record: Record) -> None:
-        """After it was processed."""
-        self._positions[(record.topic, record.partition)] = record.offset + 1
+        self._positions[place] = record.offset + 1
 
     def begin(self, beginning: Beginning, first: Record) -> None:
-        """A generation starts with `first`, which is not processed yet."""
+        """A generation starts with `first`, the record read last."""
         self._beginning = beginning
         self._starts = {**self._positions, (first.topic, first.partition): first.offset}
         self._dirty.update(partition for _, partition in self._starts)

@@ -20,6 +20,11 @@ from tidemill.errors import EnvironmentUnusable, RecordError
 from tidemill.runtime.metrics import Metrics
 from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry
 
+SETTLE_RECORDS = 256
+SETTLE_WITHIN_S = 1.0
+"""Records wait for company, since a look costs half a millisecond however few there are. That their offsets are
+committed meanwhile is safe: a restart reads the whole generation again, and writes what was not written."""
+
 Champions = Callable[[int], Champion]
 """A model version → what its manifest says. Raises a TidemillError where there is no valid manifest."""
 
@@ -34,6 +39,7 @@ class _Running:
         self.ages = ages
         self.stretch = Stretch()
         self.replaying = False
+        self.settle_at: float | None = None
         self.read = 0
         self.predictions = 0
         self.drift: list[Drift] = []
@@ -114,17 +120,21 @@ class DriftService:
             except RecordError as error:
                 if not running.journal.replayed(record):
                     running.dead.append(DeadLetter(record, error.code, error.message))
-            running.journal.read(record)
+        if running.settle_at is None and records:
+            running.settle_at = now + SETTLE_WITHIN_S
 
     def wake_at(self) -> float | None:
-        return None
+        return None if self._running is None else self._running.settle_at
 
     def flush(self, now: float) -> Output:
         """See the protocol. Writes nothing while the generation is being replayed."""
         running = self._running
         if running is None:
             return Output()
-        self._settle(running)
+        due = running.settle_at is not None and now >= running.settle_at
+        if due or len(running.stretch) >= SETTLE_RECORDS:
+            self._settle(running)
+            self._report(running.monitor)
         if running.replaying:
             return Output()
         output = Output(dead=running.dead)
@@ -135,7 +145,6 @@ class DriftService:
                 self._metrics.count(declared.ALARMS, 1, record.policy, record.detector)
         output.state = self._flushed = [*running.journal.entries(), *running.keys]
         running.drift, running.dead, running.keys = [], [], []
-        self._report(running.monitor)
         return output
 
     def committed(self) -> None:
@@ -183,6 +192,7 @@ class DriftService:
     def _settle(self, running: _Running) -> None:
         """Let the monitor take what was read."""
         stretch, running.stretch = running.stretch, Stretch()
+        running.settle_at = None
         running.drift.extend(running.journal.unwritten(running.monitor.take(stretch)))
         if not running.replaying:
             self._metrics.count(declared.WATCHED, len(stretch.predictions))

@@ -1,4 +1,4 @@
-"""The drift process on a real Kafka: killed in mid-stream it writes each record once; half of the partitions are refused."""
+"""The drift process on a real Kafka: killed in mid-stream it writes a record once; half the partitions are refused."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import pytest
@@ -43,10 +43,6 @@ WITHIN_S = 60.0
 PARTITIONS = 4
 ROWS = 6_000
 SWITCH, SHIFT = 1_000, 4_000
-
-
-class Broker(Protocol):
-    bootstrap_servers: str
 
 
 class Ground:
@@ -158,8 +154,8 @@ class Process:
 
 
 @pytest.fixture
-def ground(kafka: Broker, tmp_path: Path) -> Iterator[Ground]:
-    ground = Ground(kafka.bootstrap_servers, tmp_path)
+def ground(kafka: str, tmp_path: Path) -> Iterator[Ground]:
+    ground = Ground(kafka, tmp_path)
     yield ground
     for process in ground.processes:
         if process.poll() is None:

@@ -69,6 +69,7 @@ def undisturbed() -> list[OutRecord]:
     loop.start([])
     for chunk in chunks(records(), [3_000] * 2):
         loop.transact(chunk)
+    loop.rest()
     return loop.written
 
 
@@ -101,6 +102,7 @@ def test_any_batches_with_any_crashes_and_restarts_commit_the_same_drift_records
         elif number in restarts:
             loop.start(log, replay_batch)
         loop.transact(chunk)
+    loop.rest()
     assert loop.written == undisturbed()
 
 

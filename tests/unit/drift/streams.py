@@ -191,6 +191,18 @@ class MemoryLoop:
             self.committed[record.topic, record.partition] = record.offset + 1
         self.service.committed()
 
+    def rest(self) -> None:
+        """The stream pauses long enough for everything read to be looked at."""
+        assert self.service is not None
+        wake_at = self.service.wake_at()
+        if wake_at is not None:
+            output = self.service.flush(wake_at)
+            self.written.extend(output.records)
+            for entry in output.state:
+                assert entry.value is not None
+                self.changelog.setdefault(entry.partition, {})[entry.key] = entry.value
+            self.service.committed()
+
     def drift(self) -> list[dict[str, Any]]:
         """What a committed reader of the drift topic sees."""
         return [orjson.loads(record.value or b"") for record in self.written]

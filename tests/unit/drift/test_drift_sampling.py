@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from tidemill.drift.core.sampling import Sampler, id_bytes
+from tidemill.drift.core.sampling import Sampler
 
 
 def record(identifier: str) -> bytes:
@@ -30,14 +30,15 @@ def test_the_choice_is_the_same_in_every_process() -> None:
     ]  # fmt: skip
 
 
-def test_the_id_is_found_without_decoding() -> None:
-    assert id_bytes(record("p-1")) == b"p-1"
-    assert id_bytes(b'{"v":1}') is None
-    assert id_bytes(b'{"v":1,"id":"unfinished') is None
+def test_the_id_in_a_record_decides_as_the_id_itself() -> None:
+    sampler = Sampler(0.5)
+    for number in range(200):
+        assert sampler.takes_record(record(f"p-{number}")) == sampler.takes(b"p-%d" % number)
 
 
 def test_a_record_without_a_readable_id_is_taken_so_that_its_decoder_judges_it() -> None:
-    assert Sampler(1e-9).takes_record(b"not json")
+    for value in (b"", b"not json", b'{"v":1}', b'{"v":1,"id":"unfinished'):
+        assert Sampler(1e-9).takes_record(value)
     assert not Sampler(1e-9).takes_record(record("p-1"))
 
 

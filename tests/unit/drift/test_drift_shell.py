@@ -57,6 +57,7 @@ def run(pipeline: Pipeline, records: list[Record], batch: int = 100) -> MemoryLo
     loop.start(records)
     for chunk in chunks(records, [batch] * (len(records) // batch + 1)):
         loop.transact(chunk)
+    loop.rest()
     return loop
 
 
@@ -132,6 +133,7 @@ def test_young_keys_are_held_back_until_their_windows_are_full_and_known_as_old_
     for chunk in chunks(records, [1_000] * 8):
         loop.transact(chunk)
         loop.start(records)
+    loop.rest()
     (alarm,) = kinds(loop.drift(), "alarm")
     assert alarm["at"] >= records[0].timestamp + 3 * 3_600_000
     assert {key for values in loop.changelog.values() for key in values if key.startswith(b"key/")} == {
@@ -158,6 +160,7 @@ def test_a_restart_writes_nothing_again_and_goes_on() -> None:
     for chunk in chunks(records, [700] * 10):
         loop.start(records, batch=333)
         loop.transact(chunk)
+    loop.rest()
     assert loop.drift() == whole.drift()
 
 
@@ -196,6 +199,7 @@ def test_an_aborted_transaction_is_done_again_to_the_same_end() -> None:
         service.add(again, 0.0)
         service.flush(0.0)
         loop.transact(chunk)
+    loop.rest()
     assert loop.drift() == whole.drift()
 
 

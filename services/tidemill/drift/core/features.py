@@ -38,9 +38,9 @@ class FeatureWatches:
         self.sensitivity = Sensitivity(spec.delta / max(1, len(self._scaler.names)), spec.min_effect)
         sample = vectors(champion.reference.sample[: spec.prime_rows], len(names))
         values: list[Watched] = []
-        for column, scaled in zip(self._scaler.columns, self._scaler.scale(sample), strict=True):
+        for mean, scaled in zip(self._scaler.means, self._scaler.scale(sample), strict=True):
             prime = tuple(scaled[~np.isnan(scaled)].tolist())
-            values.append(Watch(Baseline(column.mean, 1.0, prime), self.sensitivity, detectors))
+            values.append(Watch(Baseline(mean, 1.0, prime), self.sensitivity, detectors))
         self._values = tuple(values)
         self._missing_indices = tuple(index for index, name in enumerate(names) if name not in spec.ignore)
         self._missing = tuple(self._missing_watch(sample[:, i], spec, detectors) for i in self._missing_indices)
@@ -54,18 +54,20 @@ class FeatureWatches:
 
     def take(self, times: Sequence[int], matrix: npt.NDArray[np.float64]) -> Iterator[Found]:
         """The next vectors, in order; a finding's `row` is a row of `matrix`."""
-        for name, watch, scaled in zip(self._scaler.names, self._values, self._scaler.scale(matrix), strict=True):
-            present = np.flatnonzero(~np.isnan(scaled))
-            if present.size == len(times):
-                finding = watch.take(times, scaled.tolist())
+        levels = self._scaler.scale(matrix)
+        complete: list[bool] = (~np.isnan(levels)).all(axis=1).tolist()
+        for row, (name, watch) in enumerate(zip(self._scaler.names, self._values, strict=True)):
+            if complete[row]:
+                finding = watch.take(times, levels[row].tolist())
             else:
-                finding = watch.take([times[row] for row in present.tolist()], scaled[present].tolist())
+                present = np.flatnonzero(~np.isnan(levels[row]))
+                finding = watch.take([times[at] for at in present.tolist()], levels[row, present].tolist())
                 finding = finding and finding._replace(row=int(present[finding.row]))
             if finding:
                 yield Found(f"feature:{name}", finding)
-        nulls = np.isnan(matrix)
-        for name, watch, index in zip(self._missing_names, self._missing, self._missing_indices, strict=True):
-            finding = watch.take(times, nulls[:, index].astype(np.float64).tolist())
+        nulls = np.isnan(matrix[:, self._missing_indices]).T.astype(np.float64).tolist()
+        for name, watch, column in zip(self._missing_names, self._missing, nulls, strict=True):
+            finding = watch.take(times, column)
             if finding:
                 yield Found(f"missing:{name}", finding)
 

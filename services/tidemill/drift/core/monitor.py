@@ -38,6 +38,9 @@ class Stretch:
     outcomes: list[Outcome] = field(default_factory=list)
     outcome_positions: list[int] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self.predictions) + len(self.outcomes)
+
 
 class _Raised(msgspec.Struct, frozen=True):
     """A record with its place: by the input that caused it, then as listed in `Monitor.take`."""

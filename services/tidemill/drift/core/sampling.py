@@ -3,22 +3,9 @@
 import zlib
 
 _MARK = b'"id":"'
+_SEARCH = 64
 _MIX = 0x9E3779B1
 _MASK = 0xFFFFFFFF
-
-
-def id_bytes(value: bytes) -> bytes | None:
-    """The bytes of the record's id, without decoding it; None where it is not written the way this system writes it.
-
-    Every record here opens with `{"v":1,"id":"…"`, so the search stops after a few bytes. An id with an escaped quote
-    is cut at the quote: still the same bytes every time, which is all that sampling asks.
-    """
-    start = value.find(_MARK, 0, 64)
-    if start < 0:
-        return None
-    start += len(_MARK)
-    end = value.find(b'"', start)
-    return value[start:end] if end > start else None
 
 
 class Sampler:
@@ -33,8 +20,16 @@ class Sampler:
         return (mixed ^ mixed >> 15) < self._limit
 
     def takes_record(self, value: bytes) -> bool:
-        """As `takes`, on an encoded record; one whose id cannot be found is taken, so that its decoder may judge it."""
+        """As `takes`, on an encoded record, without decoding it.
+
+        Every record here opens with `{"v":1,"id":"…"`, so the search stops after a few bytes. An id with an escaped
+        quote is cut there: the same bytes every time, which is all that sampling asks. A record whose id is not found
+        is taken, so that its decoder may judge it.
+        """
         if self._limit > _MASK:
             return True
-        identifier = id_bytes(value)
-        return identifier is None or self.takes(identifier)
+        start = value.find(_MARK, 0, _SEARCH) + len(_MARK)
+        end = value.find(b'"', start)
+        if start < len(_MARK) or end < 0:
+            return True
+        return self.takes(value[start:end])
