@@ -20,7 +20,10 @@ class Selection(NamedTuple):
 
     @property
     def route(self) -> Route | None:
-        return None if self.champion is None else Route(self.champion, self.challenger)
+        """None where no model has anything to do."""
+        if self.champion is None and self.challenger is None:
+            return None
+        return Route(self.champion, self.challenger)
 
 
 NOTHING = Selection(0)
@@ -82,16 +85,17 @@ class Catalogue:
     def wait_for_recorded(self, active: Active, timeout_s: float) -> Selection | None:
         """Block until the recorded selection is loaded, ask delivery for it. None after `timeout_s`.
 
-        What turns out not to be had (refused, or not on the topic) is left out: without a champion the rule scores,
-        and that in turn is recorded.
+        What turns out not to be had (refused, or not on the topic) is left out, and that in turn is recorded: without
+        a champion the rule scores.
         """
         wanted = {version for version in (active.champion, active.challenger) if version is not None}
         with self._changed:
             self._wanted |= {version for version in wanted if version not in self._models}
             if not self._changed.wait_for(lambda: not (self._wanted & wanted), timeout_s):
                 return None
-            champion = self._models.get(active.champion or 0)
-            return Selection(active.epoch, champion, champion and self._models.get(active.challenger or 0))
+            return Selection(
+                active.epoch, self._models.get(active.champion or 0), self._models.get(active.challenger or 0)
+            )
 
     # Written by the delivery thread.
 

@@ -142,7 +142,7 @@ class Delivery:
             champion = self._load(activation.champion, source)
             if champion is None:
                 return  # refused with its reason; the selection that holds goes on
-        if activation.challenger is not None and champion is not None:
+        if activation.challenger is not None:
             challenger = self._load(activation.challenger, source)
         selection = Selection(activation.epoch, champion, challenger)
         self._catalogue.offer(selection)

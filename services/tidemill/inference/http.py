@@ -18,6 +18,7 @@ from tidemill.errors import TidemillError
 from tidemill.inference.catalogue import Catalogue, Listed
 from tidemill.inference.core.artefact import INPUT
 from tidemill.inference.core.blocks import Block, Fate, Lane, QueueFullError
+from tidemill.inference.core.model import Model
 from tidemill.inference.core.model import Route as ModelRoute
 from tidemill.inference.core.openinference import InferRequest, RequestRefusedError, answer, metadata, parse
 from tidemill.inference.worker import ModelWorker
@@ -110,7 +111,7 @@ class InferenceApi:
 
     async def _infer(self, request: Request) -> Response:
         arrived = clock.monotonic()
-        route = self._route(request)
+        model, route = self._route(request)
         body = await self._body(request)
         parsed = parse(body, INPUT, self._signature.width, self._signature.output)
         if len(parsed.rows) > self._limits.max_rows:
@@ -120,7 +121,7 @@ class InferenceApi:
         if block.poison:
             row, why = next(iter(block.poison.items()))
             raise RequestRefusedError(500, f"row {row} cannot be scored: {why}")
-        text = answer(parsed, route.champion, self._signature.output, block.scores)
+        text = answer(parsed, model, self._signature.output, block.scores)
         return Response(text, media_type="application/json")
 
     async def _score(self, parsed: InferRequest, route: ModelRoute, deadline: float) -> Block:
@@ -157,19 +158,20 @@ class InferenceApi:
             raise RequestRefusedError(404, f"model {self._signature.name} has no version {wanted}")
         return named
 
-    def _route(self, request: Request) -> ModelRoute:
-        """The current selection, whose batches the stream shares, or the version that the path names."""
+    def _route(self, request: Request) -> tuple[Model, ModelRoute]:
+        """The model that is asked, and the route that brings its scores: the current selection's wherever possible,
+        so that the batch is shared with the stream."""
         listing = self._known(request)
         if "version" in request.path_params:
             model = self._catalogue.find(listing[0].version)
             if model is None:
                 raise RequestRefusedError(503, listing[0].reason)
             serving = self._catalogue.selection.route
-            return serving if serving is not None and serving.champion is model else ModelRoute(model)
+            return model, serving if serving is not None and serving.champion is model else ModelRoute(model)
         route = self._catalogue.selection.route
-        if route is None:
+        if route is None or route.champion is None:
             raise RequestRefusedError(503, "no model is live yet; the stream is scored by the pipeline's fallback rule")
-        return route
+        return route.champion, route
 
     def _check_name(self, request: Request) -> None:
         name = request.path_params["model"]

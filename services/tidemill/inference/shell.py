@@ -106,7 +106,10 @@ class InferenceService:
             output.records += predictions
             output.records += challenged
             output.dead += dead
-            by_model += len(predictions)
+            if unit.block.route.champion is None:
+                by_rule += len(predictions)
+            else:
+                by_model += len(predictions)
             shadow += len(challenged)
         self._observer.predicted(by_model, by_rule, shadow)
         self._units = []

@@ -122,11 +122,15 @@ class ModelWorker:
     def _execute(self, batch: Batch) -> None:
         started = clock.monotonic()
         rows = self._assemble(batch)
-        try:
-            scored = self._score(batch, rows)
-        except ModelBrokenError as error:
-            self._give_up(batch, str(error))
-            return
+        champion = batch.route.champion
+        if champion is None:  # the rule serves, on the owner thread; only the challenger has work here
+            scored = Scored(np.full(batch.size, np.nan, np.float32), {})
+        else:
+            try:
+                scored = self._score(champion, rows, batch.size)
+            except ModelBrokenError as error:
+                self._give_up(batch, champion, str(error))
+                return
         shadow = self._shadow(batch, rows)
         seconds = clock.monotonic() - started
         with self._changed:
@@ -149,14 +153,13 @@ class ModelWorker:
         buffer[start:] = 0.0
         return buffer
 
-    def _score(self, batch: Batch, rows: Matrix) -> Scored:
+    def _score(self, champion: Model, rows: Matrix, size: int) -> Scored:
         """A model that is broken gets one more chance: an allocation that failed may succeed."""
-        champion = batch.route.champion
         try:
-            return score_rows(champion, rows, batch.size)
+            return score_rows(champion, rows, size)
         except ModelBrokenError as error:
             self._observer.model_broken(champion, str(error))
-            return score_rows(champion, rows, batch.size)
+            return score_rows(champion, rows, size)
 
     def _shadow(self, batch: Batch, rows: Matrix) -> Scores | None:
         challenger = batch.route.challenger
@@ -168,9 +171,8 @@ class ModelWorker:
             self._observer.challenger_failed(missing)
         return scores
 
-    def _give_up(self, batch: Batch, message: str) -> None:
+    def _give_up(self, batch: Batch, champion: Model, message: str) -> None:
         """Broken twice: fatal for the stream, which may neither skip records nor score them; 503 for HTTP alone."""
-        champion = batch.route.champion
         self._observer.model_broken(champion, message)
         text = f"model {champion.name} version {champion.version} cannot score: {message}"
         with self._changed:

@@ -293,3 +293,12 @@ def test_a_swap_under_stream_and_http_load_never_mixes_versions(client: Client) 
     assert http_seen and all(score == pytest.approx(int(version) / 100) for version, score in http_seen)
     for batch in stage.recorder.batches:
         assert {segment.block.route for segment in batch.segments} == {batch.route}
+
+
+def test_a_challenger_alone_is_no_live_model_but_can_be_asked_by_version(client: Client) -> None:
+    client.stage.publish(1, constant(0.25))
+    client.stage.activate(1, None, 1)
+    client.stage.deliver()
+    assert client.infer([ROW])[0] == 503
+    assert client.get("/v2/health/ready")[0] == 503
+    assert client.infer([ROW], f"{MODEL}/versions/1")[1]["outputs"][0]["data"] == [0.25]

@@ -287,3 +287,42 @@ def test_rows_wait_for_no_timer_while_the_model_is_free(stage: Stage) -> None:
     stage.score([feature_record(i) for i in range(300)])
     assert [(batch.size, batch.bucket) for batch in stage.recorder.batches] == [(256, 256), (44, 128)]
     assert stage.batcher.waiting(Lane.KAFKA) == 0
+
+
+def test_the_first_challenger_is_compared_with_the_rule(stage: Stage) -> None:
+    """No champion yet: the rule serves, and the candidate must show in shadow that it is better."""
+    stage.publish(1, nan_below_zero())
+    stage.activate(1, None, 1)
+    stage.deliver()
+    output = stage.score([feature_record(0, row(0.25), amount=300), feature_record(1, row(-1.0))])
+    made = predictions(output)
+    assert [(one["status"], one["model_version"], one["bucket"]) for one in made] == [("no_model", None, 0)] * 2
+    assert [one["outputs"]["score"] for one in made] == [1.0, 0.0]
+    shadows = [orjson.loads(record.value or b"") for record in output.records if record.topic == "fraud-shadow"]
+    assert [(one["id"], one["model_version"], one["outputs"]) for one in shadows] == [
+        ("p-000000000", 1, {"score": 0.5})
+    ]
+    assert output.dead == []
+    assert orjson.loads(output.state[0].value or b"")["challenger"] == 1
+    assert stage.recorder.predictions[-1] == (0, 2, 1)
+
+
+def test_a_challenger_that_cannot_score_costs_the_stream_nothing(stage: Stage) -> None:
+    stage.catalogue.offer(Selection(1, None, BreaksLater()))
+    output = stage.score([feature_record(0), feature_record(1)])
+    assert len(predictions(output)) == 2 == len(output.records)
+    assert stage.recorder.challenger_failures == 2
+
+
+def test_a_recorded_challenger_without_a_champion_is_restored(stage: Stage) -> None:
+    stage.restore(0, Active(champion=None, challenger=2, epoch=2, from_offset=7))
+    scored: list[Output] = []
+    thread = started(lambda: scored.append(stage.score([feature_record(8)])))
+    while not stage.catalogue.wanted():
+        assert thread.is_alive()
+    stage.publish(2, constant(0.2))
+    stage.activate(2, None, 2)
+    stage.deliver()
+    thread.join(10)
+    assert [record.topic for record in scored[0].records] == ["fraud-predictions", "fraud-shadow"]
+    assert scored[0].state == []

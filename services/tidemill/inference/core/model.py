@@ -41,7 +41,10 @@ class Model(Protocol):
 
 
 class Route(NamedTuple):
-    """Which loaded models score a block: rows of different routes never share a batch."""
+    """Which loaded models score a block: rows of different routes never share a batch.
 
-    champion: Model
+    Champion None with a challenger: the fallback rule serves, and the challenger is compared with it.
+    """
+
+    champion: Model | None
     challenger: Model | None = None

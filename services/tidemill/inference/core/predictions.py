@@ -36,6 +36,8 @@ class PredictionWriter:
     def scored(self, rows: Rows, block: Block) -> tuple[list[OutRecord], list[DeadLetter]]:
         """Predictions of a scored block; rows the model could not score become dead letters (`model_error`)."""
         champion = block.route.champion
+        if champion is None:
+            return self.ruled(rows), []
         texts = _json_numbers(block.scores)
         positive = (block.scores >= self._threshold).tolist()
         head = self._head("ok", champion.name, champion.version)
