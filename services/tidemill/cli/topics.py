@@ -103,7 +103,8 @@ def _list(actions: Sequence[Action], *, none: str) -> None:
 def _sentence(action: Action) -> str:
     match action:
         case Create(topic):
-            return f"create   {topic.name} ({topic.partitions} partitions, {topic.configs['cleanup.policy']})"
+            partitions = f"{topic.partitions} partition{'s' if topic.partitions > 1 else ''}"
+            return f"create   {topic.name} ({partitions}, {topic.configs['cleanup.policy']})"
         case AlterConfig(name, changes):
             return f"alter    {name}: " + ", ".join(f"{key} {old} → {new}" for key, (old, new) in changes.items())
         case AddPartitions(name, existing, planned):
