@@ -55,12 +55,11 @@ class FeatureWatches:
     def take(self, times: Sequence[int], matrix: npt.NDArray[np.float64]) -> Iterator[Found]:
         """The next vectors, in order; a finding's `row` is a row of `matrix`."""
         levels = self._scaler.scale(matrix)
-        complete: list[bool] = (~np.isnan(levels)).all(axis=1).tolist()
         for row, (name, watch) in enumerate(zip(self._scaler.names, self._values, strict=True)):
-            if complete[row]:
+            present = np.flatnonzero(~np.isnan(levels[row]))
+            if present.size == len(times):
                 finding = watch.take(times, levels[row].tolist())
             else:
-                present = np.flatnonzero(~np.isnan(levels[row]))
                 finding = watch.take([times[at] for at in present.tolist()], levels[row, present].tolist())
                 finding = finding and finding._replace(row=int(present[finding.row]))
             if finding:

@@ -40,7 +40,7 @@ def binned_average_precision(negatives: IntArray, positives: IntArray) -> float 
     hits = np.cumsum(positives[::-1])
     rows = hits + np.cumsum(negatives[::-1])
     precision = hits / np.maximum(rows, 1)
-    return float((positives[::-1] * precision).sum() / total)
+    return min(1.0, float((positives[::-1] * precision).sum() / total))
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class OutcomeWindow:
             if start < to_ms:
                 total += counts
         ranked = binned_average_precision(total[0], total[1])
-        return Performance(from_ms, to_ms, int(total.sum()), int(total[1].sum()), ranked)
+        return Performance(max(0, from_ms), to_ms, int(total.sum()), int(total[1].sum()), ranked)
 
     def dump(self) -> list[Bucket]:
         """The window in a form that `restored` takes back."""
