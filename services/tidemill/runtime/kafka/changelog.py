@@ -58,7 +58,7 @@ def read_changelog(
                 read[partition] = max(read[partition], offset)
             for partition in [p for p, mark in waiting.items() if read[p] >= mark.high]:
                 del waiting[partition]
-            progress(sum(read[p] - marks[p].low for p in read), total)
+            progress(sum(min(read[p], marks[p].high) - marks[p].low for p in read), total)
     finally:
         consumer.close()
     return latest

@@ -56,6 +56,7 @@ class KafkaClient:
         self._listener: RebalanceListener | None = None
         self._owned: set[Partition] = set()
         self._failure: BaseException | None = None
+        self._closing = False
 
     def start(self, topics: Sequence[str], listener: RebalanceListener) -> None:
         """Fence earlier producers of this identity (their open transaction is aborted) and join the group."""
@@ -155,6 +156,7 @@ class KafkaClient:
         self._producer.recycle()
 
     def close(self) -> None:
+        self._closing = True
         for consumer in (self._consumer, self._probe):
             if consumer is not None:
                 consumer.close()
@@ -174,9 +176,11 @@ class KafkaClient:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         new = [(at.topic, at.partition) for at in partitions]
         starts: Mapping[Partition, int] = {}
+        if self._closing:
+            return  # joined too late: nothing is read any more, and requests of a closing consumer time out
         try:
             assert self._listener is not None
-            if new and self._failure is None:
+            if self._failure is None:
                 starts = self._listener.assigned(new)
         except BaseException as failure:
             # An exception inside a librdkafka callback cannot unwind: it is kept and raised from poll().

@@ -19,6 +19,9 @@ _COMMON: Final[Mapping[str, Any]] = {
     "socket.timeout.ms": 5_000,
     # The coordinator answers CONCURRENT_TRANSACTIONS while it writes the last markers; the default wait is 100 ms.
     "retry.backoff.ms": 5,
+    # A broker that is away is asked a few times a second, not twenty.
+    "reconnect.backoff.ms": 200,
+    "reconnect.backoff.max.ms": 2_000,
     "log.connection.close": False,
     "client.id": "tidemill",
 }

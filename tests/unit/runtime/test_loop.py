@@ -1,0 +1,309 @@
+"""The loop on the memory broker: exactly once through crashes, aborts and rebalances. A crash is an input."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import Event
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.counting import Counting, expected
+from tidemill.domain.pipeline import BreakerSpec
+from tidemill.errors import BreakerOpen, Fenced, StateCorrupt
+from tidemill.runtime.config import RuntimeConfig
+from tidemill.runtime.dlq import to_letter
+from tidemill.runtime.health import Health
+from tidemill.runtime.inputs import InputTopic
+from tidemill.runtime.loop import Loop
+from tidemill.runtime.memory import MemoryBroker, MemoryClient
+from tidemill.runtime.metrics import Metrics
+from tidemill.runtime.ports import Partition
+from tidemill.runtime.service import OutRecord
+from tidemill.runtime.spec import ServiceSpec
+from tidemill.runtime.transaction import Step
+
+CONFIG = RuntimeConfig(bootstrap_servers="none", pipeline="p", transaction_gap_ms=0, max_poll_records=7)
+
+
+class CrashedError(BaseException):
+    """The process died here."""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """An element of the input: the process dies after this step of the transaction that follows."""
+
+    after: Step
+
+
+@dataclass(frozen=True)
+class Send:
+    key: bytes
+    value: bytes
+    partition: int
+
+
+@dataclass
+class Stage:
+    """A counting stage on a memory broker; `start` is a new process of it."""
+
+    broker: MemoryBroker
+    breaker: BreakerSpec | None = None
+    replay: "FromTheStart | None" = None
+    instance: int = 0
+    crash_after: Step | None = None
+    seen: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        spec = ServiceSpec("p", "count", (InputTopic("in"),), "dlq", "state", 200, self.breaker, self.replay)
+        self.client: MemoryClient = self.broker.client(spec.group, self.instance)
+        self.service = Counting("out")
+        self.health = Health("count", Metrics({"pipeline": "p", "service": "count"}))
+        self.loop = Loop(self.client, self.service, spec, CONFIG, self.health)
+        self.loop.after_step = self._after
+        self.client.start(["in"], self.loop)
+
+    def turn(self, times: int = 12) -> None:
+        """Go round often enough for everything that there is."""
+        for _ in range(times):
+            try:
+                self.loop.turn()
+            except CrashedError:
+                self.start()
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        constant = {"pipeline": "p", "service": "count"}
+        return self.health.metrics.registry.get_sample_value(name, {**constant, **labels})
+
+    def _after(self, step: Step) -> None:
+        self.seen.append(step)
+        if step is self.crash_after:
+            self.crash_after = None
+            raise CrashedError
+
+
+class FromTheStart:
+    """Replays everything, as a service without a changelog would."""
+
+    def replay_from(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        return dict.fromkeys(committed, 0)
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return new_broker()
+
+
+def new_broker() -> MemoryBroker:
+    broker = MemoryBroker()
+    for name, partitions in {"in": 2, "out": 2, "state": 2, "dlq": 1}.items():
+        broker.create_topic(name, partitions)
+    return broker
+
+
+def send(broker: MemoryBroker, *values: str, key: bytes = b"k", partition: int = 0) -> None:
+    for value in values:
+        broker.append(OutRecord("in", key, value.encode(), 1_000, partition))
+
+
+def outputs(broker: MemoryBroker) -> list[bytes]:
+    return sorted(record.value or b"" for record in broker.read("out"))
+
+
+def test_a_transaction_goes_through_the_steps_in_order(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    send(broker, "a")
+    stage.turn(3)
+    steps = [step for step in stage.seen if step is not Step.POLLED]
+    assert steps == [Step.ADDED, Step.BEGUN, Step.PRODUCED, Step.OFFSETS_SENT, Step.COMMITTED]
+    assert outputs(broker) == [b"k:1:a"]
+    assert stage.service.commits == 1
+
+
+def test_no_transaction_is_begun_without_input(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    stage.turn()
+    assert set(stage.seen) == {Step.POLLED}
+
+
+def test_offsets_are_last_processed_plus_one_and_move_even_when_nothing_is_written(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    stage.service.add = lambda records, now: None  # type: ignore[method-assign]
+    send(broker, "a", "b", "c")
+    stage.turn()
+    assert broker.group("p-count").offsets == {("in", 0): 3}
+
+
+@given(
+    st.lists(
+        st.builds(Send, st.sampled_from([b"x", b"y", b"z"]), st.sampled_from([b"1", b"2"]), st.just(0))
+        | st.builds(Crash, st.sampled_from(list(Step)[:6]))
+        | st.just("turn"),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_whatever_crashes_every_record_counts_exactly_once(script: list[Send | Crash | str]) -> None:
+    broker = new_broker()
+    stage = Stage(broker)
+    sent = []
+    for element in script:
+        if isinstance(element, Send):
+            partition = element.key[0] % 2
+            broker.append(OutRecord("in", element.key, element.value, 1_000 + len(sent), partition))
+            sent.append((element.key, element.value))
+        elif isinstance(element, Crash):
+            stage.crash_after = element.after
+        else:
+            stage.turn(2)
+    stage.turn(20)
+    assert outputs(broker) == expected(sent)
+    if sent:
+        assert sum(broker.group("p-count").offsets.values()) == len(sent)
+
+
+def test_after_an_abort_state_is_what_was_committed_and_the_records_come_again(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    send(broker, "a")
+    stage.turn()
+    zombie_once = stage.client.expel
+    stage.loop.after_step = lambda step: (
+        zombie_once() if step is Step.PRODUCED and not stage.service.dropped[2:] else None
+    )
+    send(broker, "b")
+    stage.turn()
+    assert outputs(broker) == [b"k:1:a", b"k:2:b"]
+    assert stage.metric("tidemill_runtime_transactions_total", result="aborted") == 1
+    assert stage.service.counts[0] == {b"k": 2}
+
+
+def test_records_of_a_partition_that_is_not_owned_now_abort_the_whole_transaction(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    stage.turn()
+    owned = stage.client.owned
+    stage.client.owned = lambda: owned() - {("in", 1)}  # type: ignore[method-assign]
+    send(broker, "a", partition=0)
+    send(broker, "b", key=b"other", partition=1)
+    stage.turn(1)
+    assert outputs(broker) == []
+    assert broker.group("p-count").offsets == {}
+    stage.client.owned = owned  # type: ignore[method-assign]
+    stage.client.expel()
+    stage.turn()
+    assert outputs(broker) == [b"k:1:a", b"other:1:b"]
+
+
+def test_open_work_is_committed_before_partitions_are_given_up(broker: MemoryBroker) -> None:
+    first = Stage(broker)
+    first.turn()
+    first.loop._pace.finished(float("inf"))
+    send(broker, "a", partition=1)
+    first.turn(2)
+    assert outputs(broker) == [], "its gap never ends"
+    second = Stage(broker, instance=1)
+    for _ in range(4):
+        first.turn(1)
+        second.turn(1)
+    assert outputs(broker) == [b"k:1:a"]
+    assert second.service.counts == {1: {b"k": 1}}, "the new owner restored what the old one committed"
+    assert first.service.counts.keys() == {0}
+
+
+def test_a_process_whose_id_is_taken_recovers_once_and_then_ends(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    stage.turn()
+    for value in ("a", "b"):
+        broker.fence("p-count-0")
+        send(broker, value)
+        if value == "b":
+            with pytest.raises(Fenced):
+                stage.turn()
+        else:
+            stage.turn()
+            assert outputs(broker) == [b"k:1:a"]
+
+
+def test_dead_letters_travel_in_the_transaction_with_their_bytes(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    send(broker, "a", "bad")
+    stage.turn()
+    (letter,) = broker.read("dlq")
+    dead, service = to_letter(letter)
+    assert (dead.record.topic, dead.record.offset, dead.record.value) == ("in", 1, b"bad")
+    assert (dead.code, service) == ("bad_record", "count")
+    assert stage.metric("tidemill_runtime_dead_letters_total", code="bad_record") == 1
+
+
+def test_the_batch_that_trips_the_breaker_is_not_committed(broker: MemoryBroker) -> None:
+    stage = Stage(broker, breaker=BreakerSpec(window_records=10, max_invalid_share=0.5))
+    send(broker, *["a"] * 7, *["bad"] * 14)
+    with pytest.raises(BreakerOpen):
+        stage.turn()
+    assert broker.group("p-count").offsets == {("in", 0): 7}
+    assert broker.read("dlq") == []
+
+
+def test_a_committed_offset_outside_its_log_is_refused_loudly(broker: MemoryBroker) -> None:
+    send(broker, "a", "b", "c")
+    stage = Stage(broker)
+    broker.group("p-count").offsets[("in", 0)] = 1
+    broker.trim(("in", 0), 2)
+    with pytest.raises(StateCorrupt, match=r"\[2, 3\]"):
+        stage.turn()
+
+
+def test_a_committed_offset_beyond_the_log_is_refused_loudly(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    broker.group("p-count").offsets[("in", 0)] = 5
+    with pytest.raises(StateCorrupt, match="outside its log"):
+        stage.turn()
+
+
+def test_replayed_input_rebuilds_state_and_its_outputs_are_thrown_away(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    send(broker, *"abcdefghij")
+    send(broker, "k", partition=1, key=b"other")
+    stage.turn()
+    committed = outputs(broker)
+    send(broker, "new")
+    stage.replay = FromTheStart()
+    stage.start()
+    forgetful = stage.service.restore
+    stage.service.restore = lambda partition, entries: forgetful(partition, ())  # type: ignore[method-assign]
+    stage.loop.turn()
+    assert not stage.health.ready
+    stage.turn(20)
+    assert outputs(broker) == sorted([*committed, b"k:11:new"])
+    assert stage.health.ready
+
+
+def test_a_stop_commits_what_was_added_and_exits_zero(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    send(broker, "a")
+    stop = Event()
+    stage.loop._pace.finished(float("inf"))
+    stage.loop.after_step = lambda step: stop.set() if step is Step.ADDED else None
+    assert stage.loop.run(stop) == 0
+    assert outputs(broker) == [b"k:1:a"]
+    assert stage.service.closed
+
+
+def test_a_defect_in_a_service_ends_the_process_and_commits_nothing(
+    broker: MemoryBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(broker)
+    send(broker, "a")
+    stage.service.flush = lambda now: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    assert stage.loop.run(Event()) == 1
+    assert outputs(broker) == []
+    assert broker.group("p-count").offsets == {}
+
+
+def test_a_known_failure_gives_its_exit_code(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    broker.group("p-count").offsets[("in", 0)] = 5
+    assert stage.loop.run(Event()) == StateCorrupt.exit_code
