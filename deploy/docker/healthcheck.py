@@ -19,7 +19,7 @@ def check(port: int) -> tuple[bool, str]:
     except OSError as error:
         return False, f"no answer on port {port}: {error}"
     head, _, body = answer.partition(b"\r\n\r\n")
-    return b" 200 " in head.split(b"\r\n", 1)[0], body.decode(errors="replace")
+    return head.split(b" ")[1:2] == [b"200"], body.decode(errors="replace")
 
 
 if __name__ == "__main__":
