@@ -6,8 +6,9 @@ partition, so one instance at a time is active; it reads the journal anew each t
 """
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import faust
 from faust.types import TP
@@ -23,6 +24,7 @@ from tidemill.retrain.shell import LearningLoop
 STATE_ROLE = "retrain-state"
 """Topic role of the table's changelog: compacted, one partition like the drift topic."""
 _STATE_KEY = "loop"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,10 @@ class RetrainApp:
     `failure` gets the first error of an agent or of the loop; the app is of no use after that and must be stopped.
     """
 
-    def __init__(self, config: RetrainConfig, pipeline: Pipeline, owner: Owner) -> None:
+    def __init__(self, config: RetrainConfig, pipeline: Pipeline, owner: Owner, http_port: int) -> None:
         self.loop: LearningLoop | None = None
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.faust = _faust_app(config, pipeline)
+        self.faust = _faust_app(config, pipeline, http_port)
         self._owner = owner
         self._work: asyncio.Task[None] | None = None
         self._drift = TP(pipeline.topic("drift"), 0)
@@ -88,8 +90,8 @@ class RetrainApp:
 
     def _wire(self, tick_s: float) -> None:
         drift = self.faust.topic(self._drift.topic, key_serializer="raw", value_serializer="raw")
-        self.faust.agent(drift, name="drift", concurrency=1, on_error=self._agent_failed)(self._take_drift)
-        self.faust.agent(self._calls, name="manual", concurrency=1, on_error=self._agent_failed)(self._take_calls)
+        self.faust.agent(drift, name="drift", concurrency=1)(self._take_drift)
+        self.faust.agent(self._calls, name="manual", concurrency=1)(self._take_calls)
         self.faust.timer(tick_s)(self._tick)
         self.faust.on_partitions_assigned.connect(self._assigned)
         self.faust.on_partitions_revoked.connect(self._revoked)
@@ -97,7 +99,7 @@ class RetrainApp:
     async def _take_drift(self, stream: Any) -> None:
         async for event in stream.events():
             if self.loop is not None:
-                await self.loop.take(event.value, event.message.offset)
+                await self._guarded(self.loop.take(event.value, event.message.offset))
                 self._table[_STATE_KEY] = self.loop.view()
 
     async def _take_calls(self, stream: Any) -> None:
@@ -105,7 +107,7 @@ class RetrainApp:
             if self.loop is None:
                 call.answer.set_exception(TidemillError("this instance does not own the drift topic's partition"))
             else:
-                call.answer.set_result(await self.loop.step(call.request))
+                call.answer.set_result(await self._guarded(self.loop.step(call.request)))
 
     async def _tick(self) -> None:
         self._owner.tick()
@@ -135,15 +137,21 @@ class RetrainApp:
         if not work.cancelled():
             self._fail(work.exception() or RuntimeError("the learning loop ended by itself"))
 
-    async def _agent_failed(self, _: Any, error: BaseException) -> None:
-        self._fail(error)
+    async def _guarded(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Its result. An error stops the process: left to itself Faust would restart the agent and skip the record."""
+        task = asyncio.create_task(coroutine)
+        await asyncio.wait([task])
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+        return task.result()
 
     def _fail(self, error: BaseException) -> None:
         if not self.failure.done():
             self.failure.set_exception(error)
 
 
-def _faust_app(config: RetrainConfig, pipeline: Pipeline) -> faust.App:
+def _faust_app(config: RetrainConfig, pipeline: Pipeline, http_port: int) -> faust.App:
     """Topics exist already and none is ever declared; the web server is the process' only one."""
     return faust.App(
         pipeline.topic("retrain"),
@@ -159,5 +167,5 @@ def _faust_app(config: RetrainConfig, pipeline: Pipeline) -> faust.App:
         # A rebalance must not wait for a record that is being acted on: it is delivered again.
         stream_wait_empty=False,
         web_bind=config.http_host,
-        web_port=config.http_port,
+        web_port=http_port,
     )

@@ -1,6 +1,7 @@
 """One retrain process: keys, topics, Faust, the training process, and the order in which they start and stop."""
 
 import asyncio
+import errno
 import signal
 from pathlib import Path
 from threading import Event
@@ -18,7 +19,7 @@ from tidemill.retrain.publishing import Publisher
 from tidemill.retrain.readers import reader_opener
 from tidemill.retrain.recorder import Recorder
 from tidemill.retrain.shell import LearningLoop
-from tidemill.retrain.web import add_views, bound_url, write_endpoint
+from tidemill.retrain.web import add_views, free_port, write_endpoint
 from tidemill.runtime.health import Health
 from tidemill.runtime.kafka import PlainProducer
 from tidemill.runtime.logs import get_logger
@@ -38,6 +39,7 @@ def run(config: RetrainConfig, pipeline: Pipeline) -> int:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    config.data_dir.mkdir(parents=True, exist_ok=True)
     private_key = signing_key(config.signing_key_file)
     wait_for_topics(config, [pipeline.topic(role) for role in TOPIC_ROLES], health, stop)
     if not stop.is_set():
@@ -62,6 +64,7 @@ class Process:
         self._pipeline = pipeline
         self._key = private_key
         self._health = health
+        self._port = config.http_port or free_port(config.http_host)
         self._producer = PlainProducer(config.bootstrap_servers, config.kafka_options)
         self._open = reader_opener(config)
         self._jobs = TrainingProcess(timeout_s=config.job_timeout_s)
@@ -75,7 +78,7 @@ class Process:
             running.add_signal_handler(number, stopped.set)
         if stop.is_set():
             return
-        app = RetrainApp(self._config, self._pipeline, self)
+        app = RetrainApp(self._config, self._pipeline, self, self._port)
         add_views(app, self._health)
         self._health.set_ready(False, "joining the consumer group")
         await self._jobs.start()
@@ -94,8 +97,8 @@ class Process:
         try:
             await asyncio.wait([started, signalled], return_when=asyncio.FIRST_COMPLETED)
             if started.done():
-                _raise_port_taken(started, self._config.http_port)
-                self._announce(app)
+                _raise_port_taken(started, self._port)
+                self._announce()
             await asyncio.wait({signalled, ended, failed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._health.set_ready(False, "stopping")
@@ -106,11 +109,10 @@ class Process:
         if ended.done() and not ended.cancelled() and not stopped.is_set():
             raise app.faust.crash_reason or EnvironmentUnusable("Faust stopped by itself", hint="its log says why")
 
-    def _announce(self, app: RetrainApp) -> None:
-        url = bound_url(app.faust, self._config.http_host)
-        if url is not None and self._config.endpoint_file is not None:
-            write_endpoint(self._config.endpoint_file, self._health, url)
-        _log.info("listening", url=url)
+    def _announce(self) -> None:
+        if self._config.endpoint_file is not None:
+            write_endpoint(self._config.endpoint_file, self._health, self._config.http_host, self._port)
+        _log.info("listening", host=self._config.http_host, port=self._port)
 
     async def activate(self) -> LearningLoop:
         """Read the truth to its end; from then on this instance decides."""
@@ -137,12 +139,12 @@ class Process:
 
 
 async def _outcome(future: asyncio.Future[None]) -> None:
-    await future
+    await asyncio.shield(future)
 
 
 def _raise_port_taken(started: asyncio.Task[None], port: int) -> None:
     error = started.exception()
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
         hint = "set TIDEMILL_HTTP_PORT to another port, or to 0"
         raise EnvironmentUnusable(f"cannot listen on port {port}: {error.strerror}", hint=hint) from error
     if error is not None:

@@ -1,14 +1,13 @@
 """The views on Faust's web server: health and metrics as every service has them, and the learning loop's own."""
 
 import os
+import socket
 from pathlib import Path
 from typing import cast
 
-import faust
 import orjson
 from aiohttp import web as aiohttp_web
 from faust.web import Request, Response, View
-from faust.web.drivers.aiohttp import Web as AiohttpWeb
 from prometheus_client import generate_latest
 
 from tidemill import clock
@@ -79,14 +78,17 @@ def parse_request(body: bytes) -> ManualRequest:
     return ManualRequest(identifier, document.get("reason", "somebody asked for it"))
 
 
-def bound_url(app: faust.App, host: str) -> str | None:
-    """Where Faust's web server listens, or None while it does not. Faust itself knows the port it asked for only."""
-    addresses = cast(AiohttpWeb, app.web)._runner.addresses
-    return f"http://{f'[{host}]' if ':' in host else host}:{addresses[0][1]}" if addresses else None
+def free_port(host: str) -> int:
+    """A port that was free a moment ago: Faust takes no 0 and no socket, so another process may still come first."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
-def write_endpoint(path: Path, health: Health, url: str) -> None:
+def write_endpoint(path: Path, health: Health, host: str, port: int) -> None:
     """Written beside and renamed, so that a reader never sees half of it."""
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     about = {"service": health.service, "instance": health.instance, "pid": os.getpid(), "url": url}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(path.suffix + ".part")
