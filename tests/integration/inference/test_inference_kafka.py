@@ -206,6 +206,7 @@ def test_a_model_published_in_mid_stream_takes_over_once_and_a_sigkill_loses_and
     ground.activate(1, 1)
     process.wait(lambda: process.get("/v2/health/ready")[0] == 200)
     ground.send_features(3_000)
+    ground.read("predictions", 401)
     process.kill()
     ground.publish(2, constant(0.2))
     ground.activate(2, 2, 1)
