@@ -46,6 +46,11 @@ class WindowEngine:
         self._newest = _NOTHING_SEEN
 
     @property
+    def number_fields(self) -> int:
+        """Width of `numbers`."""
+        return len(self._definition.numbers)
+
+    @property
     def keys(self) -> int:
         return len(self._slots)
 
