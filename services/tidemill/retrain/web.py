@@ -39,7 +39,7 @@ def add_views(app: RetrainApp, health: Health) -> None:
     class Metrics(View):
         async def get(self, request: Request) -> Response:
             text = generate_latest(health.metrics.registry)
-            return self.bytes(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+            return self.bytes(text, content_type="text/plain")
 
     @app.faust.page("/retrain")
     class Retrain(View):
