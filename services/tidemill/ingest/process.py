@@ -27,7 +27,8 @@ def run(config: IngestConfig, pipeline: Pipeline) -> int:
     metrics = Metrics({"pipeline": pipeline.name, "service": NAME}, INGEST)
     health = Health(NAME, metrics, config.instance)
     delivery_ms = max(config.http_acknowledge_timeout_ms, _SHORTEST_DELIVERY_MS)
-    options = {**config.kafka_options, "message.timeout.ms": str(delivery_ms)}
+    # Clients wait for every single request, so a short linger is latency saved; long lists fill batches anyway.
+    options = {"linger.ms": "1", **config.kafka_options, "message.timeout.ms": str(delivery_ms)}
     appender = KafkaAppender(PlainProducer(config.bootstrap_servers, options))
     endpoint = EventsEndpoint(intakes.by_name, appender, config.http_limits, clock.wall_ms, HttpMetrics(metrics))
     server = serve_http(config, health, endpoint.routes())

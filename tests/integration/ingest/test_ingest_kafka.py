@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,8 @@ BAD: dict[str, bytes | None] = {
 class Ground:
     """A pipeline of its own on the shared broker, with its topics."""
 
-    def __init__(self, bootstrap_servers: str, folder: Path) -> None:
+    def __init__(self, bootstrap_servers: str, name: str, folder: Path) -> None:
         self.bootstrap_servers = bootstrap_servers
-        name = f"t{uuid.uuid4().hex[:10]}"
         text, _ = pipeline_text("fraud")
         text = re.sub(r"(?m)^name: fraud$", f"name: {name}", text).replace("fraud-raw-", f"{name}-raw-")
         self.file = folder / "pipeline.yaml"
@@ -82,8 +80,8 @@ class Ground:
 
 
 @pytest.fixture
-def ground(kafka: Any, tmp_path: Path) -> Ground:
-    return Ground(kafka.bootstrap_servers, tmp_path)
+def ground(kafka: str, unique: str, tmp_path: Path) -> Ground:
+    return Ground(kafka, unique, tmp_path)
 
 
 class Process:

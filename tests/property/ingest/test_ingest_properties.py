@@ -109,6 +109,7 @@ def test_payments_with_anything_in_their_fields_and_damage_anywhere_are_judged(
 
 
 @given(NEAR_PAYMENTS)
+@example(PAYMENT | {"paid_at_ms": NOW_MS + 300_001, "card": ""})
 def test_taking_raises_the_first_fault_that_inspecting_lists(document: dict[str, Any]) -> None:
     found = INTAKE.inspect(document, NOW_MS)
     if isinstance(found, Accepted):

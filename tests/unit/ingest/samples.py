@@ -1,5 +1,6 @@
 """A small pipeline and its schemas for ingest's tests: the shipped fraud pipeline with fields to vary."""
 
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -70,8 +71,9 @@ LABEL_SCHEMA: dict[str, Any] = {
 }
 
 
+@cache
 def fraud_pipeline() -> Pipeline:
-    """The shipped pipeline, unchanged."""
+    """The shipped pipeline, unchanged; frozen, so one is enough."""
     text = files("tidemill.scenarios.fraud").joinpath("pipeline.yaml").read_text("utf-8")
     return Pipeline.model_validate(YAML(typ="safe").load(text))
 

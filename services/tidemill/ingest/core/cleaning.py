@@ -43,8 +43,12 @@ class Cleaner:
         return record
 
     def faults(self, document: Mapping[str, Any], now_ms: int) -> list[FieldError]:
-        """Every fault of a record, in the order of the canonical fields; empty if `clean` would accept it."""
+        """Every fault of a record, the one that `clean` raises first; empty if `clean` would accept it.
+
+        In the order of the canonical fields, those of the clock behind all others.
+        """
         found: list[FieldError] = []
+        future: list[FieldError] = []
         for step in self._steps:
             value = document.get(step.place.source)
             if value is None:
@@ -58,8 +62,8 @@ class Cleaner:
                 continue
             if step.place.name in self._times and isinstance(made, int) and made > now_ms + self._max_future_ms:
                 ahead = f"is {made - now_ms} ms ahead of the clock; ingest.max_future allows {self._max_future_ms}"
-                found.append(step.place.fault("future", ahead))
-        return found
+                future.append(step.place.fault("future", ahead))
+        return found + future
 
 
 def compile_cleaner(pipeline: Pipeline, source: SourceSpec, optional: Collection[str] = ()) -> Cleaner:
