@@ -94,7 +94,8 @@ def bootstrap_lower_bound(
 
     A plain percentile bootstrap of five days errs twice as often as it says. The percentile is therefore taken at
     Φ(−√(n/(n−1)) · t), t being Student's quantile with n − 1 degrees: the expanded percentile interval (Hesterberg,
-    "What Teachers Should Know About the Bootstrap", 2015, section 5.3).
+    "What Teachers Should Know About the Bootstrap", 2015, section 5.3). With five to seven days that still errs in
+    5–6 % where 5 % are claimed, so the bound is never above Student's own.
     """
     values = np.asarray(differences, dtype=np.float64)
     days = values.size
@@ -102,8 +103,10 @@ def bootstrap_lower_bound(
         return None
     drawn = np.random.default_rng(seed).integers(0, days, size=(resamples, days))
     means = values[drawn].mean(axis=1)
-    level = NormalDist().cdf(-sqrt(days / (days - 1)) * _student_quantile(confidence, days - 1))
-    return float(np.quantile(means, level))
+    quantile = _student_quantile(confidence, days - 1)
+    level = NormalDist().cdf(-sqrt(days / (days - 1)) * quantile)
+    student = values.mean() - quantile * values.std(ddof=1) / sqrt(days)
+    return float(min(np.quantile(means, level), student))
 
 
 def _student_quantile(probability: float, degrees: int) -> float:

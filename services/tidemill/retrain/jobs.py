@@ -8,8 +8,8 @@ from tidemill.errors import TidemillError
 from tidemill.retrain.messages import Job, JobRefused, Report, decode_report, encode_line
 from tidemill.runtime.logs import get_logger
 
-START_TIMEOUT_S = 120.0
-"""Importing PyTorch takes seconds; on a machine under load, many."""
+START_TIMEOUT_S = 300.0
+"""Importing PyTorch and a first export take about ten seconds of one core; on a machine under load, many."""
 _LINE_LIMIT = 64 * 1024 * 1024
 _STOP_S = 5.0
 
@@ -47,8 +47,9 @@ class TrainingProcess:
             await self.stop(kill=True)  # its report would be taken for the next job's
             raise
         except TimeoutError:
+            waited = self._timeout_s if self._ready else START_TIMEOUT_S
             await self.stop(kill=True)
-            return JobRefused(f"no report within {self._timeout_s:g} s")
+            return JobRefused(f"the training process did not answer within {waited:g} s")
         except (BrokenPipeError, ConnectionResetError, EOFError):
             code = await self._child.wait()
             self._child = None

@@ -69,10 +69,15 @@ class LearningLoop:
     async def work(self) -> None:
         """Decide at once, then do the jobs that are due, for ever; `take`, `step` and `tick` wake it."""
         while True:
+            self._wake.clear()
+            await self.settle()
+            await self._wake.wait()
+
+    async def settle(self) -> None:
+        """Decide and do the jobs that are due now; returns when only a new record can change anything."""
+        await self.step()
+        while await self._worker.do_next():
             await self.step()
-            if not await self._worker.do_next():
-                self._wake.clear()
-                await self._wake.wait()
 
     def view(self) -> dict[str, object]:
         """The state of the loop as JSON values."""

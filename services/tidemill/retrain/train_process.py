@@ -1,7 +1,7 @@
 """The training process: jobs in on standard input, reports out on standard output, one JSON object a line.
 
 It is started early and kept, so that the seconds of importing PyTorch and of the first export are paid before a drift
-asks for a model. It runs at low priority on one core and ends when its input does. Known failures are reported; any
+asks for a model. It works at low priority on one core and ends when its input does. Known failures are reported; any
 other ends the process with its traceback, and the service starts a new one.
 """
 
@@ -27,7 +27,7 @@ from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.pipelinefile import load_pipeline
 
 READY_LINE = b"ready\n"
-_NICENESS = 10
+_NICENESS = 5
 _REHEARSAL_ROWS = 64
 
 
@@ -74,7 +74,6 @@ def main() -> None:
     reports = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service closes our input
-    os.nice(_NICENESS)
     limit_threads()
     try:
         config = load_config(RetrainConfig)
@@ -85,6 +84,7 @@ def main() -> None:
         get_logger("training").error("cannot_start", reason=error.message, hint=error.hint)
         sys.exit(error.exit_code)
     runner.rehearse()
+    os.nice(_NICENESS)  # not before: whoever waits for this start should not wait longer than needed
     serve(runner, sys.stdin.buffer, reports)
 
 

@@ -57,12 +57,17 @@ def decide(situation: Situation, pipeline: Pipeline, manual: ManualRequest | Non
 
 
 def pending_alarms(situation: Situation) -> list[SeenAlarm]:
-    """Alarms on the champion that trainings have not used up, oldest first."""
+    """Alarms on the champion that no training in progress answers and none before has used up, oldest first."""
+    answered_to = situation.in_progress.details["drift_offset"] if situation.in_progress else -1
 
     def trainings_since(seen: SeenAlarm) -> int:
         return sum(training.details["drift_offset"] >= seen.offset for training in situation.trainings)
 
-    return [seen for seen in situation.alarms_on_champion() if trainings_since(seen) < TRAININGS_PER_ALARM]
+    return [
+        seen
+        for seen in situation.alarms_on_champion()
+        if seen.offset > answered_to and trainings_since(seen) < TRAININGS_PER_ALARM
+    ]
 
 
 def rollback_due(situation: Situation, pipeline: Pipeline) -> Decision | None:
