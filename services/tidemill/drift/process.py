@@ -16,6 +16,8 @@ from tidemill.runtime.spec import Replaying, ServiceSpec
 from tidemill.runtime.topics import plan
 
 NAME = "drift"
+_GAP_MS = 200.0
+"""An alarm is about hours; it need not be written within milliseconds."""
 
 
 def run(config: DriftConfig, pipeline: Pipeline) -> int:
@@ -45,6 +47,7 @@ def service_spec(pipeline: Pipeline, service: Replaying) -> ServiceSpec:
         dlq_topic=pipeline.topic("dlq"),
         state_topic=pipeline.topic("drift-state"),
         max_idle_ms=pipeline.features.max_idle_ms,
+        gap_ms=_GAP_MS,
         replay=service,
     )
 

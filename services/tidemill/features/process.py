@@ -15,6 +15,8 @@ from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
 
 OUTCOMES_STAGE = "outcomes"
+_OUTCOMES_GAP_MS = 100.0
+"""An outcome is days old when it is written."""
 
 
 def run(config: FeaturesConfig, pipeline: Pipeline) -> int:
@@ -52,6 +54,7 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
         dlq_topic=pipeline.topic("dlq"),
         state_topic=pipeline.topic(state),
         max_idle_ms=pipeline.features.max_idle_ms,
+        gap_ms=_OUTCOMES_GAP_MS if stage == OUTCOMES_STAGE else 0.0,
     )
 
 

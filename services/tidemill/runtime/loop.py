@@ -69,7 +69,7 @@ class Loop:
         self._spec = spec
         self._health = health
         self._max_poll_records = config.max_poll_records
-        self._pace = Pace(config.transaction_gap_ms / 1000, config.max_poll_records // 4)
+        self._pace = Pace(max(config.transaction_gap_ms, spec.gap_ms) / 1000, config.max_poll_records // 4)
         self._merge = Merge(spec.inputs, spec.max_idle_ms)
         self._takeover = Takeover(log, service, spec, health)
         self._breaker = Breaker(spec.breaker) if spec.breaker else None
@@ -214,7 +214,7 @@ class Loop:
         self._service.committed()
         if self._breaker is not None:
             self._breaker.commit()
-        self._pace.finished(ended)
+        self._pace.finished(ended, ended - began)
         self._count(output, ended - began)
         self._starts.update(self._pending.positions)
         self._pending.clear()

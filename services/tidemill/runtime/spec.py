@@ -29,6 +29,9 @@ class ServiceSpec:
     state_topic: str | None = None
     max_idle_ms: int = 200
     breaker: BreakerSpec | None = None
+    gap_ms: float = 0.0
+    """At least so long between transactions, for a stage whose output nobody waits for: a transaction costs the
+    brokers about as much as a hundred records."""
     replay: Replaying | None = None
 
     @property

@@ -22,28 +22,36 @@ class Step(IntEnum):
     REWOUND = 7
 
 
+_LATEST_SHARE = 0.2
+_LONGEST_GROWN_GAP_S = 0.05
+
 AfterStep = Callable[[Step], None]
 
 
 class Pace:
     """When the next transaction may begin. Pure.
 
-    At low load a short gap after the last one lets records gather and the brokers write their markers; with a backlog
-    there is none. So latency stays a few milliseconds and batches grow under load by themselves.
+    At low load a short gap after the last one lets records gather and the brokers write their markers. Where
+    transactions take long the machine or the brokers are busy, and the gap grows with them, so that stages do not
+    drown in each other's transactions; with a backlog there is no gap at all, and batches grow by themselves.
     """
 
     def __init__(self, gap_s: float, backlog_records: int) -> None:
         self._gap_s = gap_s
         self._backlog_records = backlog_records
+        self._typical_s = 0.0
         self._finished_at = float("-inf")
 
-    def finished(self, now: float) -> None:
-        """A transaction has ended."""
+    def finished(self, now: float, seconds: float) -> None:
+        """A transaction has ended; it took `seconds`."""
+        self._typical_s += (seconds - self._typical_s) * _LATEST_SHARE
         self._finished_at = now
 
     def due_at(self, pending_records: int) -> float:
         """Monotonic time from which work of this size may be committed."""
-        return float("-inf") if pending_records >= self._backlog_records else self._finished_at + self._gap_s
+        if pending_records >= self._backlog_records:
+            return float("-inf")
+        return self._finished_at + max(self._gap_s, min(self._typical_s, _LONGEST_GROWN_GAP_S))
 
 
 def foreign(positions: Collection[Partition], owned: Collection[Partition]) -> list[Partition]:
