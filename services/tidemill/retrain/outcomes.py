@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.model import digest
 from tidemill.domain.pipeline import Pipeline
@@ -20,6 +21,8 @@ from tidemill.runtime.service import Record
 
 _POLL_RECORDS = 5_000
 _POLL_S = 0.2
+_DISORDER_MS = DAY_MS
+"""Outcomes of one partition come from stages that merge several: nearly in order of time, not quite."""
 NO_VERSION = -1
 """Column value of a row that the rule scored, or that no challenger did."""
 
@@ -99,8 +102,8 @@ class OutcomeSource:
         maturity = self._pipeline.outcomes.maturity
         topic = self._pipeline.topic("outcomes")
         with closing(self._open(topic)) as reader:
-            low = reader.offsets_for_time(from_ms + maturity)
-            high = reader.offsets_for_time(to_ms + maturity)
+            low = reader.offsets_for_time(from_ms + maturity - _DISORDER_MS)
+            high = reader.offsets_for_time(to_ms + maturity + _DISORDER_MS)
         feature_set = feature_set_hash(self._pipeline)
         with closing(self._open(topic, low)) as reader:
             found = (self._decoder.decode(record.value or b"") for record in _between(reader, low, high))

@@ -44,15 +44,13 @@ class TopicReader:
             "group.id": f"tidemill-reader-{uuid.uuid4().hex}",
             "isolation.level": isolation,
             "auto.offset.reset": "earliest",
-            "log_level": 2,
         }
         self._consumer = Consumer(settings)
         self._ended: set[Partition] = set()
+        self._start = start
         try:
             self.partitions: tuple[Partition, ...] = self._all(topics)
-            self._consumer.assign(
-                [TopicPartition(*partition, _first(start, partition)) for partition in self.partitions]
-            )
+            self._assign()
         except BaseException:
             self._consumer.close()
             raise
@@ -87,20 +85,56 @@ class TopicReader:
         return watermarks(self._consumer, self.partitions)
 
     def offsets_for_time(self, timestamp_ms: int) -> dict[Partition, int]:
-        """For each partition the first offset whose timestamp is at least this; its end if there is none."""
-        wanted = [TopicPartition(*partition, timestamp_ms) for partition in self.partitions]
+        """For each partition the first offset whose record is at least so new; its end if there is none.
+
+        Found by bisection, so it is exact where timestamps ascend and near where they almost do. Kafka's own look-up
+        will not do: it also matches transaction markers, which carry the broker's clock and not stream time. Blocks
+        for about 20 fetches a partition; afterwards the reader begins at its `start` again.
+        """
         try:
-            found = self._consumer.offsets_for_times(wanted, timeout=CALL_TIMEOUT_S)
+            return {
+                partition: self._bisect(partition, marks, timestamp_ms)
+                for partition, marks in self.watermarks().items()
+            }
         except KafkaException as exception:
             raise refused("looking up offsets by time", error_of(exception)) from None
-        offsets = {(at.topic, at.partition): at.offset for at in found}
-        if any(offset < 0 for offset in offsets.values()):
-            ends = self.end_offsets()
-            offsets = {partition: offset if offset >= 0 else ends[partition] for partition, offset in offsets.items()}
-        return offsets
+        finally:
+            self._assign()
+
+    def _bisect(self, partition: Partition, marks: Watermarks, timestamp_ms: int) -> int:
+        low, high = marks
+        while low < high:
+            middle = (low + high) // 2
+            found = self._first_from(partition, middle)
+            if found is None or found.timestamp >= timestamp_ms:
+                high = middle
+            else:
+                low = found.offset + 1
+        return low
+
+    def _first_from(self, partition: Partition, offset: int) -> Record | None:
+        """The first record at or after `offset`; None where only markers follow."""
+        self._consumer.assign([TopicPartition(*partition, offset)])
+        while True:
+            messages = drain(self._consumer, 1, CALL_TIMEOUT_S)
+            polled = sort_out(messages, self._on_error)
+            if polled.records:
+                return polled.records[0]
+            if polled.ends:
+                return None
+            if not messages:
+                raise TidemillError(
+                    f"reading {partition[0]}: no answer within {CALL_TIMEOUT_S:g} s", hint="check that Kafka runs"
+                )
 
     def close(self) -> None:
         self._consumer.close()
+
+    def _assign(self) -> None:
+        self._ended.clear()
+        self._consumer.assign(
+            [TopicPartition(*partition, _first(self._start, partition)) for partition in self.partitions]
+        )
 
     def _all(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         return tuple((topic, number) for topic in topics for number in partition_numbers(self._consumer, topic))
