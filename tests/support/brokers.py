@@ -1,7 +1,7 @@
 """One face for the brokers that the behavioural suite runs on: the real one and the one in memory."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from support.polling import eventually
 from tidemill.runtime.deadline import Deadline
@@ -67,8 +67,8 @@ class KafkaUnderTest:
 
 def read_all(bootstrap_servers: str, topic: str, *, committed: bool = True) -> list[Record]:
     """Everything in a topic up to its end, partition by partition."""
-    isolation = "read_committed" if committed else "read_uncommitted"
-    reader = TopicReader(bootstrap_servers, [topic], isolation=isolation)  # type: ignore[arg-type]
+    isolation: Literal["read_committed", "read_uncommitted"] = "read_committed" if committed else "read_uncommitted"
+    reader = TopicReader(bootstrap_servers, [topic], isolation=isolation)
     records: list[Record] = []
 
     def at_end() -> bool:
@@ -127,6 +127,17 @@ def commit(client: LogClient, outputs: list[OutRecord], offsets: Mapping[Partiti
     client.produce(outputs)
     client.send_offsets(offsets, soon())
     client.commit(soon())
+
+
+def visible(broker: BrokerUnderTest, topic: str, count: int) -> list[bytes | None]:
+    """Values of a topic once `count` are visible. A commit is definite before its markers are in every partition, so
+    that a reader may see it a moment later."""
+
+    def enough() -> list[Record]:
+        records = broker.read(topic)
+        return records if len(records) >= count else []
+
+    return [record.value for record in eventually(enough)]
 
 
 def soon() -> Deadline:

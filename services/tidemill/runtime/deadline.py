@@ -48,7 +48,6 @@ class Watchdog:
     def __init__(self, limit_s: float, on_expiry: Callable[[str], None] = _end_process) -> None:
         self._limit_s = limit_s
         self._on_expiry = on_expiry
-        self._changed = threading.Condition()
         self._doing: str | None = None
         self._expires = 0.0
         self._thread: threading.Thread | None = None
@@ -68,8 +67,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait(self._limit_s / 4)
+            clock.pause(self._limit_s / 4)
             doing = self._doing
             if doing is not None and clock.monotonic() > self._expires:
                 self._on_expiry(doing)

@@ -184,7 +184,7 @@ class Loop:
     # Steps 2 to 6
 
     def _add(self, now: float) -> None:
-        released = self._merge.release(now)
+        released = self._merge.release(now, 2 * self._max_poll_records)
         if released.forced:
             self._health.metrics.count("tidemill_runtime_forced_releases_total")
         if released.records:
@@ -305,6 +305,8 @@ class Loop:
 
     def _timeout(self, now: float) -> float:
         """How long a poll may wait for its first record."""
+        if self._merge.more_to_release:
+            return 0.0
         moments = [now + _IDLE_POLL_S]
         if self._pending.positions:
             moments.append(self._pace.due_at(self._pending.records))

@@ -25,6 +25,7 @@ from tidemill.runtime.service import Record
 NEVER = -(2**63)
 FOREVER = 2**63
 NEVER_FED = float("-inf")
+NO_LIMIT = 2**63
 _CONTINUOUS_S = 0.1
 """Turns no longer than this count as polling all the time."""
 
@@ -32,6 +33,7 @@ Position = tuple[int, int, int]
 """(effective time, rank of the input, partition number): the total order of the merge."""
 
 _ENDLESS: Position = (FOREVER, 0, 0)
+_LAST_RANK = 2**31
 
 
 class Released(NamedTuple):
@@ -101,6 +103,8 @@ class Merge:
         self._high_water = high_water
         self._lanes: dict[Partition, _Lane] = {}
         self._fed_at = NEVER_FED
+        self.more_to_release = False
+        """Whether the last release was cut off by its limit."""
 
     def own(self, positions: dict[Partition, int], now: float) -> None:
         """Start, or start again, at these offsets; what is buffered of these partitions is forgotten."""
@@ -128,13 +132,14 @@ class Merge:
                 lane = self._lanes.get((topic, number))
                 if lane is not None:
                     lane.at_end = False
+                    add_record, add_time = lane.records.append, lane.times.append
             if lane is None or record.offset < lane.next_offset:
                 continue
             lane.next_offset = record.offset + 1
             if record.timestamp > lane.newest:
                 lane.newest = record.timestamp
-            lane.records.append(record)
-            lane.times.append(lane.newest + lane.delay)
+            add_record(record)
+            add_time(lane.newest + lane.delay)
         for partition in ends:
             ended = self._lanes.get(partition)
             if ended is not None and not ended.at_end:
@@ -159,14 +164,16 @@ class Merge:
         """Partitions named by `overfull` and not since by `drained`."""
         return [lane.partition for lane in self._lanes.values() if lane.paused]
 
-    def release(self, now: float) -> Released:
-        """Everything whose turn has come."""
+    def release(self, now: float, limit: int = NO_LIMIT) -> Released:
+        """Everything whose turn has come, in time order; about `limit` records at most (equal times stay together)."""
         strict, forced = self._bounds(now)
         delayed = min(strict, self._watermark(now))
+        cut = self._cut(forced, delayed, limit)
+        self.more_to_release = cut != _ENDLESS
         for lane in self._lanes.values():
             if lane.waiting:
                 lane.idle_since = now
-        return self._take(strict, forced, delayed)
+        return self._take(min(strict, cut), min(forced, cut), min(delayed, cut))
 
     def release_all(self) -> Released:
         """Everything that waits, in order; nothing is waited for."""
@@ -225,6 +232,19 @@ class Merge:
             for lane in self._lanes.values():
                 lane.idle_since += absence
                 lane.ended_at += absence
+
+    def _cut(self, forced: Position, delayed: Position, limit: int) -> Position:
+        """The time up to which about `limit` records can be released; endless if all can."""
+        if self.buffered <= limit:
+            return _ENDLESS
+        times: list[int] = []
+        for lane in self._lanes.values():
+            if lane.waiting:
+                times += lane.times[lane.head : _reach(lane, delayed if lane.delay else forced)]
+        if len(times) <= limit:
+            return _ENDLESS
+        times.sort()
+        return (times[limit - 1], _LAST_RANK, 0)
 
     def _take(self, strict: Position, forced: Position, delayed: Position) -> Released:
         batches: list[list[Record]] = []

@@ -241,3 +241,24 @@ def test_without_a_forced_release_the_order_is_total_and_independent_of_the_batc
     keys = [(time_of[each.topic, each.partition, each.offset], each.topic, each.partition) for each in out]
     assert keys == sorted(keys)
     assert out == play(contents, [], report_ends=False)
+
+
+@given(logs, st.integers(1, 10))
+def test_a_limit_changes_neither_content_nor_order(contents: list[list[int]], limit: int) -> None:
+    partitions: list[Partition] = [("a", index) for index in range(len(contents))]
+    m = Merge((InputTopic("a"),), 200)
+    m.own(dict.fromkeys(partitions, 0), now=0.0)
+    for at, stamps in zip(partitions, contents, strict=True):
+        m.feed(records(at, *stamps), partitions, 0.0)
+    m.feed([], partitions, 0.0)
+    out: list[Record] = []
+    while not out or m.more_to_release:
+        released = m.release(0.0, limit)
+        out += released.records
+        if not released.records:
+            break
+    assert m.buffered == 0
+    time_of = effective(out)
+    keys = [(time_of[each.topic, each.partition, each.offset], each.topic, each.partition) for each in out]
+    assert keys == sorted(keys)
+    assert len(out) == sum(map(len, contents))

@@ -215,7 +215,8 @@ class KafkaClient:
             raise failure
 
     def _on_error(self, error: KafkaError, message: Message) -> None:
-        if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID):
+        # A consumer's fatal error comes without its cause's code; only the text names it.
+        if error.code() == KafkaError._FATAL and "group.instance.id" in error.str():
             raise Fenced(
                 f"another process runs as instance {self._identity.instance} of {self._identity.group}",
                 hint="give each process of a service its own TIDEMILL_INSTANCE",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from confluent_kafka import Consumer, KafkaError, Message
+from confluent_kafka._types import HeadersType
 
 from tidemill.runtime.ports import Polled
 from tidemill.runtime.service import Record
@@ -23,25 +24,26 @@ def sort_out(messages: Sequence[Message], on_error: Callable[[KafkaError, Messag
     """Records in order, partition ends that no record followed, and everything else to `on_error`."""
     polled = Polled()
     ends = polled.ends
-    append = polled.records.append
+    append, record = polled.records.append, Record._make
     for message in messages:
         error = message.error()
         if error is None:
-            topic, partition = message.topic(), message.partition()
-            assert topic is not None and partition is not None
-            if ends:
-                ends.pop((topic, partition), None)
+            headers = message.headers()
             append(
-                Record(
-                    topic,
-                    partition,
-                    message.offset() or 0,
-                    message.timestamp()[1],
-                    message.key(),
-                    message.value(),
-                    _headers(message),
+                record(
+                    (
+                        message.topic(),
+                        message.partition(),
+                        message.offset(),
+                        message.timestamp()[1],
+                        message.key(),
+                        message.value(),
+                        _pairs(headers) if headers else (),
+                    )
                 )
             )
+            if ends:
+                ends.pop((polled.records[-1].topic, polled.records[-1].partition), None)
         elif error.code() == KafkaError._PARTITION_EOF:
             ends[message.topic() or "", message.partition() or 0] = message.offset() or 0
         else:
@@ -49,10 +51,7 @@ def sort_out(messages: Sequence[Message], on_error: Callable[[KafkaError, Messag
     return polled
 
 
-def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:
-    headers = message.headers()
-    if not headers:
-        return ()
+def _pairs(headers: HeadersType) -> tuple[tuple[str, bytes], ...]:
     pairs = headers.items() if isinstance(headers, dict) else headers
     return tuple((name, value.encode() if isinstance(value, str) else value or b"") for name, value in pairs)
 

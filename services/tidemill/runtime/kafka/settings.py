@@ -1,13 +1,16 @@
 """librdkafka settings, each with its reason, and how its errors become ours."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
 
 from tidemill.errors import TidemillError
+from tidemill.runtime.logs import get_logger
 
 Settings = dict[str, Any]
+_log = get_logger("kafka")
 
 TRANSACTION_TIMEOUT_S: Final = 15.0
 """How long the coordinator keeps a silent producer's transaction open; a restart aborts its own at once."""
@@ -27,6 +30,16 @@ _COMMON: Final[Mapping[str, Any]] = {
 }
 
 
+class LibraryLog:
+    """librdkafka's own lines as ours. Errors become warnings: it repairs most of them itself."""
+
+    def log(self, level: int, message: str, *arguments: object) -> None:
+        """Called like logging.Logger.log, on the thread that polls the client."""
+        line = message % arguments if arguments else message
+        tell = _log.warning if level >= logging.ERROR else _log.debug
+        tell("librdkafka", line=line)
+
+
 def base_settings(bootstrap_servers: str, options: Mapping[str, str]) -> Settings:
     """What every client has; `options` is the operator's pass-through (security and the like)."""
     return {**_COMMON, **options, "bootstrap.servers": bootstrap_servers}
@@ -42,6 +55,7 @@ def reading_settings(bootstrap_servers: str, options: Mapping[str, str]) -> Sett
         # The end of a partition is reported with the next fetch: a short wait keeps synchronised reading prompt.
         "fetch.wait.max.ms": 50,
         "check.crcs": False,
+        "logger": LibraryLog(),
         **base_settings(bootstrap_servers, options),
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,

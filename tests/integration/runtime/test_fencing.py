@@ -1,0 +1,68 @@
+"""What protects the log from a process that has lost its place, on a real Kafka."""
+
+import pytest
+
+from support.brokers import KafkaUnderTest, commit, join, soon, take, visible
+from support.polling import eventually
+from tidemill.runtime.ports import AbortedError
+from tidemill.runtime.service import OutRecord
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_zombie_with_a_stale_generation_aborts(kafka: str, unique: str, protocol: str) -> None:
+    broker = KafkaUnderTest(kafka, protocol)
+    source, out = f"{unique}-in", f"{unique}-out"
+    for topic in (source, out):
+        broker.create_topic(topic, 1)
+    broker.append(OutRecord(source, b"k", b"a", 1_000, 0))
+    broker.options = {"max.poll.interval.ms": "6000", "session.timeout.ms": "6000"} if protocol == "classic" else {
+        "max.poll.interval.ms": "6000"
+    }  # fmt: skip
+    zombie = broker.client(unique, 0)
+    join(zombie, source)
+    take(zombie, 1)
+    heir = broker.client(unique, 1)
+    join(heir, source)
+    assert [record.value for record in take(heir, 1)] == [b"a"], "the zombie polls no more, so the heir gets its work"
+    zombie.begin()
+    zombie.produce([OutRecord(out, b"k", b"zombie", 1_000, 0)])
+    with pytest.raises(AbortedError):
+        zombie.send_offsets({(source, 0): 1}, soon())
+    zombie.abort(soon())
+    commit(heir, [OutRecord(out, b"k", b"heir", 1_000, 0)], {(source, 0): 1})
+    assert visible(broker, out, 1) == [b"heir"]
+    heir.close()
+    zombie.close()
+
+
+def test_committed_offsets_wait_for_a_pending_transaction_and_so_does_the_restore(kafka: str, unique: str) -> None:
+    """The former owner is dead with its transaction prepared: nobody with its id comes back to abort it."""
+    broker = KafkaUnderTest(kafka)
+    source, state = f"{unique}-in", f"{unique}-state"
+    broker.create_topic(source, 1)
+    broker.create_topic(state, 1, compacted=True)
+    broker.append(OutRecord(source, b"k", b"a", 1_000, 0))
+    former = broker.client(unique, 0)
+    join(former, source)
+    take(former, 1)
+    commit(former, [OutRecord(state, b"k", b"1", 1_000, 0)], {(source, 0): 1})
+    former.begin()
+    former.produce([OutRecord(state, b"k", b"2", 1_000, 0)])
+    former.send_offsets({(source, 0): 1}, soon())
+    heir = broker.client(f"{unique}", 1)
+    owner = join(heir, source)
+    seen: list[tuple[int, int]] = []
+
+    def decide(read: int, total: int) -> None:
+        seen.append((read, total))
+        if len(seen) == 3:
+            former.commit(soon())
+
+    latest = heir.read_changelog(state, [0], decide, lambda: True)
+    assert latest == {0: {b"k": b"2"}}, "the restore read on until the pending transaction was decided"
+    assert len(seen) >= 3
+    eventually(lambda: (former.poll(1, 0.01), heir.poll(1, 0.01), owner.told)[2] is not None)
+    heir.close()
+    former.close()
