@@ -240,5 +240,5 @@ class WindowEngine:
         stage = self._definition
         return StateCorrupt(
             f"changelog entry {key!r} of stage {stage.entity} {fault}",
-            hint="windows, lateness or scales changed: give the feature set a new version and an empty state topic",
+            hint="windows, lateness or scales changed: give the pipeline a new name, or empty its state and reset offsets",
         )

@@ -1,7 +1,7 @@
 """The compiled half of the window engine: rings of rows a key, prefix sums over them, and the features they give.
 
 numba recompiles a cached kernel when its own file changes, not when one it imports does: the cache folder is therefore
-named by the digest of all kernel sources (`kernel_cache.py`).
+named by the digest of all kernel sources (`kernel_cache.py`), and whatever runs once a row stands in this one file.
 
 State of one (stage, partition), all int64 and owned by `engine.WindowEngine`:
 
