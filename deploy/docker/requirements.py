@@ -5,6 +5,7 @@ An image installs these before the package itself, so that a change of code does
 python requirements.py pyproject.toml FOLDER
 """
 
+import os
 import re
 import sys
 import tomllib
@@ -25,7 +26,9 @@ def requirement_files(pyproject: str) -> dict[str, list[str]]:
 def main(source: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, lines in requirement_files(Path(source).read_text(encoding="utf-8")).items():
-        (Path(folder) / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        file = Path(folder) / f"{name}.txt"
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        os.utime(file, (0, 0))  # some builders take a new time for a new content, and install everything again
 
 
 if __name__ == "__main__":

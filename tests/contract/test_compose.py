@@ -170,7 +170,8 @@ def test_what_runs_for_long_has_a_health_check(service: str) -> None:
     check = SERVICES[service]["healthcheck"]
     assert check.keys() >= {"test", "interval", "timeout", "start_period", "retries"}
     if service != "kafka":
-        assert ("COPY", "deploy/docker/healthcheck.py /opt/tidemill/") in _target(service)
+        assert ("COPY", "deploy/docker/healthcheck.py /package/") in TARGETS["package"]
+        assert ("COPY", "--from=package /package /opt/tidemill") in _target(service)
         assert check["test"][-1] == "/opt/tidemill/healthcheck.py"
 
 

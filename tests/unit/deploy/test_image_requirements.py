@@ -34,6 +34,7 @@ def test_each_list_becomes_a_file_of_one_requirement_a_line(tmp_path: Path) -> N
         "none.txt": "",
         "one.txt": "c[x]==2\n",
     }
+    assert {file.stat().st_mtime for file in (tmp_path / "out").iterdir()} == {0}
 
 
 @pytest.mark.parametrize(
