@@ -114,7 +114,7 @@ class FeaturesSpec(Section):
     version: int = Field(1, ge=1)
     allowed_lateness: DurationMs = 3_600_000
     label_lateness: DurationMs = 7 * DAY_MS
-    max_idle_ms: int = Field(200, ge=0, description="wait at most this long for a partition that is being fetched")
+    max_idle_ms: int = Field(3_000, ge=0, description="wait at most this long for a partition that is being fetched")
     stages: tuple[StageSpec, ...] = Field(min_length=1)
 
 
