@@ -87,6 +87,14 @@ class BrokerBehaviour:
         client.abort(soon())
         client.close()
 
+    def test_a_client_that_is_closed_while_it_joins_closes(
+        self, broker: BrokerUnderTest, names: dict[str, str]
+    ) -> None:
+        for instance in range(3):
+            client = broker.client(names["group"], instance)
+            join(client, names["in"])
+            client.close()
+
     def test_a_restart_goes_on_behind_the_committed_offset(
         self, broker: BrokerUnderTest, names: dict[str, str]
     ) -> None:

@@ -25,6 +25,7 @@ from tidemill.runtime.ports import Partition, Polled, RebalanceListener, Waterma
 from tidemill.runtime.service import OutRecord
 
 _STABLE_WITHIN_S = 60.0
+_LAST_AND_MARKER = 2
 _SEEK_WITHIN_S = 10.0
 _log = get_logger("kafka")
 
@@ -74,7 +75,17 @@ class KafkaClient:
             self._raise_failure()
             raise refused("polling", error_of(exception)) from None
         self._raise_failure()
-        return sort_out(messages, self._on_error)
+        polled = sort_out(messages, self._on_error)
+        self._note_ends(polled)
+        return polled
+
+    def _note_ends(self, polled: Polled) -> None:
+        """Report an end at once where the newest fetch shows that nothing follows but a transaction's marker: the
+        broker itself says so only with its next answer, which it holds back for `fetch.wait.max.ms`."""
+        last = {(record.topic, record.partition): record.offset for record in polled.records}
+        for partition, high in self.high_watermarks(last.keys()).items():
+            if high - last[partition] <= _LAST_AND_MARKER:
+                polled.ends.setdefault(partition, high)
 
     def owned(self) -> frozenset[Partition]:
         return frozenset(self._owned)
@@ -177,7 +188,9 @@ class KafkaClient:
         new = [(at.topic, at.partition) for at in partitions]
         starts: Mapping[Partition, int] = {}
         if self._closing:
-            return  # joined too late: nothing is read any more, and requests of a closing consumer time out
+            # Joined too late. Requests of a closing consumer time out, and an assignment would keep it from closing.
+            consumer.unassign()
+            return
         try:
             assert self._listener is not None
             if self._failure is None:
@@ -185,6 +198,7 @@ class KafkaClient:
         except BaseException as failure:
             # An exception inside a librdkafka callback cannot unwind: it is kept and raised from poll().
             self._failure = failure
+            consumer.unassign()
             return
         self._owned.update(new)
         at = [TopicPartition(*partition, starts.get(partition, int(OFFSET_BEGINNING))) for partition in new]
