@@ -15,5 +15,6 @@ class RetrainConfig(RuntimeConfig):
         "signing.pub beside it, if it is not there"
     )
     job_timeout_s: float = Field(300.0, gt=0, le=86_400, description="a training or comparison is killed after this")
+    job_niceness: int = Field(2, ge=0, le=19, description="priority of the training process below the event path's")
     job_attempts: int = Field(3, ge=1, le=20, description="times a job is tried before its candidate is given up")
     tick_s: float = Field(2.0, gt=0, le=60, description="how often work that is due is looked for without a record")

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import sys
+from collections.abc import Sequence
 
 from tidemill.errors import TidemillError
 from tidemill.retrain.messages import Job, JobRefused, Report, decode_report, encode_line
 from tidemill.runtime.logs import get_logger
 
+COMMAND = (sys.executable, "-m", "tidemill.retrain.train_process")
 START_TIMEOUT_S = 300.0
 """Importing PyTorch and a first export take about ten seconds of one core; on a machine under load, many."""
 _LINE_LIMIT = 64 * 1024 * 1024
@@ -17,8 +19,8 @@ _STOP_S = 5.0
 class TrainingProcess:
     """Owns at most one child. All methods run in the event loop that `start` ran in; `run` is not reentrant."""
 
-    def __init__(self, module: str = "tidemill.retrain.train_process", *, timeout_s: float) -> None:
-        self._module = module
+    def __init__(self, command: Sequence[str] = COMMAND, *, timeout_s: float) -> None:
+        self._command = command
         self._timeout_s = timeout_s
         self._child: asyncio.subprocess.Process | None = None
         self._ready = False
@@ -27,9 +29,7 @@ class TrainingProcess:
     async def start(self) -> None:
         """Spawn the child; it gets ready while the service does other things."""
         self._child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self._module,
+            *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT,

@@ -27,7 +27,6 @@ from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.pipelinefile import load_pipeline
 
 READY_LINE = b"ready\n"
-_NICENESS = 5
 _REHEARSAL_ROWS = 64
 
 
@@ -84,7 +83,7 @@ def main() -> None:
         get_logger("training").error("cannot_start", reason=error.message, hint=error.hint)
         sys.exit(error.exit_code)
     runner.rehearse()
-    os.nice(_NICENESS)  # not before: whoever waits for this start should not wait longer than needed
+    os.nice(config.job_niceness)  # not before: whoever waits for this start should not wait longer than needed
     serve(runner, sys.stdin.buffer, reports)
 
 

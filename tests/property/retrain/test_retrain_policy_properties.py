@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -55,7 +56,7 @@ def decided(records: list[Alarm | Statistics], verdicts: list[bool], restarts: s
 def test_cooldown_and_budget_hold_on_any_stream(records: list[Alarm | Statistics], verdicts: list[bool]) -> None:
     decisions = decided(records, verdicts, set())
     starts = [decision.at for decision in decisions if decision.kind == "retrain"]
-    assert all(later - earlier >= FRAUD.retrain.cooldown for earlier, later in zip(starts, starts[1:], strict=False))
+    assert all(later - earlier >= FRAUD.retrain.cooldown for earlier, later in pairwise(starts))
     for start in starts:
         assert sum(start - 30 * DAY_MS < at <= start for at in starts) <= FRAUD.retrain.budget_per_30d
 
