@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import orjson
+import pytest
 from numpy.typing import NDArray
 
 from support.featurestages import keyed_stage
@@ -16,6 +17,7 @@ LONGEST_LOOK_BACK_DAYS = 38
 PARTITIONS = 4
 
 
+@pytest.mark.timeout(900)
 def test_every_published_feature_is_equal_within_one_unit_in_its_tenth_digit() -> None:
     folder = fraud_data()
     names, published = load_features(folder)

@@ -240,5 +240,5 @@ class WindowEngine:
         stage = self._definition
         return StateCorrupt(
             f"changelog entry {key!r} of stage {stage.entity} {fault}",
-            hint="windows, lateness or scales changed: give the pipeline a new name, or empty its state and reset offsets",
+            hint="windows, lateness or scales changed: give the pipeline a new name, or empty its state and offsets",
         )
