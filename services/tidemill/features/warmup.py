@@ -1,11 +1,12 @@
-"""Compile every kernel before the first record, or, with `--fill`, when an image is built.
+"""Compile every kernel before the first record; as a program, into the user's cache or the folder of `--fill`.
 
-python -m tidemill.features.warmup --fill /opt/tidemill/kernels
+python -m tidemill.features.warmup --fill /opt/tidemill/kernels     # when an image is built
 """
 
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from tidemill.features.kernel_cache import prepare_cache
@@ -45,9 +46,9 @@ def compile_kernels() -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tidemill.features.warmup", description=__doc__)
-    parser.add_argument("--fill", type=Path, required=True, metavar="DIR", help="folder for the compiled kernels")
+    parser.add_argument("--fill", type=Path, metavar="DIR", help="folder for the compiled kernels")
     folder = parser.parse_args(arguments).fill
-    where = prepare_cache(os.environ, folder=folder, seed=None, fallback=folder)
+    where = prepare_cache(os.environ, folder=folder, seed=None, fallback=folder or Path(tempfile.gettempdir()))
     compile_kernels()
     print(f"kernels compiled into {where}", file=sys.stderr)
     return 0

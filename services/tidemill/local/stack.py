@@ -1,5 +1,6 @@
 """A whole pipeline on this machine: broker, topics, signing key, and one process per service and stage."""
 
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from tidemill import clock
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, generate_key_files
 from tidemill.errors import ConfigurationError, EnvironmentUnusable
+from tidemill.local import processes
 from tidemill.local.kafka import LocalKafka
 from tidemill.local.scrape import Endpoint, Sample, look
 from tidemill.local.supervisor import Exit, ServiceCommand, Supervisor
@@ -18,7 +20,8 @@ from tidemill.runtime.kafka import Admin, TopicReader
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.topics import apply, plan
 
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 300.0
+_TELL_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,27 @@ class Stack:
     def _start(self) -> None:
         settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        # Once a version and machine: several stages compiling at the same time would each take several times as long.
+        compiling = processes.spawn(
+            [sys.executable, "-m", "tidemill.features.warmup"], log_file=settings.data_dir / "logs" / "kernels.log"
+        )
         if settings.bootstrap_servers is None:
             self._kafka = LocalKafka(settings.data_dir / "kafka", report=self._report)
             self._kafka.start()
             self.bootstrap_servers = self._kafka.bootstrap_servers
         self._create_topics()
+        self._await_kernels(compiling)
         self._start_services()
+
+    def _await_kernels(self, compiling: subprocess.Popen[bytes]) -> None:
+        if compiling.poll() is None:
+            self._report("Compiling the feature kernels, once for this version")
+        if compiling.wait() != 0:
+            log_file = self.settings.data_dir / "logs" / "kernels.log"
+            last = processes.last_lines(log_file, 1)
+            raise EnvironmentUnusable(
+                f"The feature kernels could not be compiled: {' '.join(last)}", hint=f"The log is {log_file}."
+            )
 
     def _create_topics(self) -> None:
         admin = Admin(self.bootstrap_servers)
@@ -152,6 +170,7 @@ class Stack:
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Block until every service is ready. Raises EnvironmentUnusable with the reason of the first that is not."""
         deadline = clock.monotonic() + timeout_s
+        tell_at = clock.monotonic() + _TELL_EVERY_S
         while True:
             for ended in self.watch():
                 if ended.restart_in_s is None:
@@ -163,11 +182,15 @@ class Stack:
             waiting = [sample for sample in samples if sample.state != "ready"]
             if len(samples) == len(self._services) and not waiting:
                 return
+            silent = sorted(set(self._services) - {sample.endpoint.service for sample in samples})
+            reasons = [f"{sample.endpoint.service}: {sample.reason}" for sample in waiting]
+            missing = "; ".join(reasons + [f"{name}: starting" for name in silent])
+            if clock.monotonic() > tell_at:
+                tell_at = clock.monotonic() + _TELL_EVERY_S
+                self._report(f"Waiting for {missing}")
             if clock.monotonic() > deadline:
-                silent = sorted(set(self._services) - {sample.endpoint.service for sample in samples})
-                reasons = [f"{sample.endpoint.service}: {sample.reason}" for sample in waiting]
                 raise EnvironmentUnusable(
-                    f"Not every service was ready after {timeout_s:.0f} s: {'; '.join(reasons + silent)}.",
+                    f"Not every service was ready after {timeout_s:.0f} s: {missing}.",
                     hint=f"Their logs are in {self.settings.data_dir / 'logs'}.",
                 )
             clock.pause(0.2)
