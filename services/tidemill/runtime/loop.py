@@ -9,6 +9,8 @@ The commit protocol, numbered as in services/README.md and in the tests that kil
 5. check that every partition with a record in the transaction is owned now; send offsets (last processed + 1)
 6. commit; the service adopts its state only once the commit is definite
 7. on abort: drop uncommitted state, restore it from the changelog, rewind to the committed offsets
+
+Long because the steps, the rebalance callbacks and the repair share one state and are only safe when read together.
 """
 
 from collections import Counter

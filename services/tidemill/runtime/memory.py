@@ -1,7 +1,8 @@
 """A log in memory: partitions, transactions, groups, fencing, read_committed. For tests of the loop without a broker.
 
 It passes the behavioural suite of the real client. It has no clock: where Kafka would wait for a time-out (a dead
-member's session, an orphaned transaction), the time-out happens at once. One thread.
+member's session, an orphaned transaction), the time-out happens at once. One thread. Long because log, transactions
+and groups are one machine: each decides what the others may show.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
