@@ -51,7 +51,7 @@ def test_an_alarm_led_to_a_better_model(summary: dict[str, Any]) -> None:
     assert any(model["reason"] in ("drift", "performance") for model in promoted[1:])
     quality = summary["quality"]
     assert quality["after"]["average_precision"] > quality["before"]["average_precision"]
-    assert quality["after"]["models"] == [promoted[-1]["version"]]
+    assert promoted[-1]["version"] in quality["after"]["models"]
 
 
 def test_a_model_is_named_by_its_bytes_and_its_training_days(summary: dict[str, Any]) -> None:
