@@ -24,6 +24,7 @@ from tidemill.retrain.shell import LearningLoop
 STATE_ROLE = "retrain-state"
 """Topic role of the table's changelog: compacted, one partition like the drift topic."""
 _STATE_KEY = "loop"
+_SESSION_TIMEOUT_S = 15.0
 T = TypeVar("T")
 
 
@@ -164,6 +165,11 @@ def _faust_app(config: RetrainConfig, pipeline: Pipeline, http_port: int) -> fau
         topic_disable_leader=True,
         topic_partitions=1,
         consumer_auto_offset_reset="earliest",
+        # A restart after a kill takes its partition back at once instead of waiting for its own session to expire.
+        # Faust demands that a member's URL stays the same, too; it only routes table requests, of which there are none.
+        canonical_url=f"http://{pipeline.topic('retrain')}-{config.instance}",
+        consumer_group_instance_id=f"{pipeline.topic('retrain')}-{config.instance}",
+        broker_session_timeout=_SESSION_TIMEOUT_S,
         # A rebalance must not wait for a record that is being acted on: it is delivered again.
         stream_wait_empty=False,
         web_bind=config.http_host,

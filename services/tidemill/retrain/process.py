@@ -29,6 +29,7 @@ from tidemill.runtime.service import OutRecord
 
 NAME = "retrain"
 TOPIC_ROLES = ("drift", "outcomes", "decisions", "models", "model-chunks", STATE_ROLE)
+_JOIN_S = 120.0
 _log = get_logger("process")
 
 
@@ -95,10 +96,13 @@ class Process:
         ended = asyncio.create_task(app.faust.wait_until_stopped(), name="faust ended")
         failed = asyncio.create_task(_outcome(app.failure), name="failure")
         try:
-            await asyncio.wait([started, signalled], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([started, signalled], timeout=_JOIN_S, return_when=asyncio.FIRST_COMPLETED)
             if started.done():
                 _raise_port_taken(started, self._port)
                 self._announce()
+            elif not signalled.done():
+                reason = f"not a member of the consumer group after {_JOIN_S:g} s"
+                raise EnvironmentUnusable(reason, hint="look for errors of aiokafka or faust above, and start again")
             await asyncio.wait({signalled, ended, failed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._health.set_ready(False, "stopping")

@@ -38,6 +38,7 @@ class LearningLoop:
     async def take(self, value: bytes, offset: int) -> None:
         """Fold one record of the drift topic and act on it. Redelivery is harmless. An unusable record is passed over,
         counted and logged."""
+        self._recorder.metrics.count("tidemill_runtime_records_total", 1, self._pipeline.topic("drift"))
         try:
             self._situation.fold_drift(decode_drift(value), offset)
         except RecordError as error:

@@ -8,7 +8,9 @@ other ends the process with its traceback, and the service starts a new one.
 import os
 import signal
 import sys
-from typing import BinaryIO
+import threading
+from queue import SimpleQueue
+from typing import BinaryIO, NoReturn
 
 import msgspec
 import numpy as np
@@ -59,12 +61,20 @@ class JobRunner:
             return JobRefused(f"a record cannot be used: {error}")
 
 
-def serve(runner: JobRunner, jobs: BinaryIO, reports: BinaryIO) -> None:
-    """Until `jobs` ends."""
+def serve(runner: JobRunner, jobs: BinaryIO, reports: BinaryIO) -> NoReturn:
+    """For ever; the process ends when `jobs` does, even in the middle of a job: nobody waits for its report then."""
+    lines: SimpleQueue[bytes] = SimpleQueue()
+
+    def read() -> None:
+        for line in jobs:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, name="jobs", daemon=True).start()
     reports.write(READY_LINE)
     reports.flush()
-    for line in jobs:
-        reports.write(encode_line(runner.do(decode_job(line))))
+    while True:
+        reports.write(encode_line(runner.do(decode_job(lines.get()))))
         reports.flush()
 
 
