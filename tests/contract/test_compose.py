@@ -246,6 +246,20 @@ def test_an_own_pipeline_reaches_every_service_and_the_topic_job() -> None:
     assert (ROOT / "deploy" / "pipelines").is_dir()
 
 
+def test_the_gpu_overlay_changes_the_image_and_device_of_inference_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay = YAML(typ="safe").load((ROOT / "deploy" / "compose" / "gpu.yaml").read_text(encoding="utf-8"))["services"]
+    assert set(overlay) == {"inference"}
+    target = overlay["inference"]["build"]["target"]
+    assert overlay["inference"]["image"] == f"tidemill-{target}"
+    runs = " ".join(arguments for name, arguments in TARGETS[target] if name == "RUN")
+    assert "inference-gpu.txt" in runs
+    assert "ldconfig" in runs
+    _set_environment(monkeypatch, "inference")
+    for name, value in overlay["inference"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    assert load_config(_settings("inference")).model_dump()["device"] == "cuda"
+
+
 def test_no_secret_is_in_the_environment() -> None:
     for service in SERVICES:
         environment = SERVICES[service].get("environment", {})
