@@ -68,7 +68,9 @@ BAD_KINDS = (
         lambda original: _payment(original, "schema", terminal=original.terminal * _TOO_LONG),
     ),
     BadKind("wrong_type", "wrong_type", lambda original: _payment(original, "type", amount='"twelve"')),
-    BadKind("out_of_range", "out_of_range", lambda original: _payment(original, "range", amount=f"-1{original.amount}")),
+    BadKind(
+        "out_of_range", "out_of_range", lambda original: _payment(original, "range", amount=f"-1{original.amount}")
+    ),
     BadKind("unknown_version", "unknown_version", lambda original: _payment(original, "version", version=99)),
     BadKind("missing_id", "missing_id", _without_id),
     BadKind(
