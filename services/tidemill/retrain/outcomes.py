@@ -1,6 +1,6 @@
 """Labelled outcomes as columns, read from the outcomes topic by event time, and kept as immutable Parquet files."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,6 +34,7 @@ class Reader(Protocol):
 
     def poll(self, max_records: int = ..., timeout_s: float = ...) -> list[Record]: ...
     def at_end(self) -> bool: ...
+    def end_offsets(self) -> dict[Partition, int]: ...
     def offsets_for_time(self, timestamp_ms: int) -> dict[Partition, int]: ...
     def close(self) -> None: ...
 
@@ -103,15 +104,15 @@ class OutcomeSource:
         topic = self._pipeline.topic("outcomes")
         with closing(self._open(topic)) as reader:
             low = reader.offsets_for_time(from_ms + maturity - _DISORDER_MS)
-            high = reader.offsets_for_time(to_ms + maturity + _DISORDER_MS)
         feature_set = feature_set_hash(self._pipeline)
+        high = dict(low)
+        kept: list[_Outcome] = []
         with closing(self._open(topic, low)) as reader:
-            found = (self._decoder.decode(record.value or b"") for record in _between(reader, low, high))
-            kept = [
-                row
-                for row in found
-                if row.label is not None and row.fs == feature_set and from_ms <= row.event_time < to_ms
-            ]
+            for record in _until(reader, to_ms + maturity + _DISORDER_MS):
+                high[record.topic, record.partition] = record.offset + 1
+                row = self._decoder.decode(record.value or b"")
+                if row.label is not None and row.fs == feature_set and from_ms <= row.event_time < to_ms:
+                    kept.append(row)
         offsets = {f"{name}/{number}": (low[name, number], high[name, number]) for name, number in sorted(low)}
         return _columns(kept, len(self._pipeline.feature_names), self._pipeline.model.output), offsets
 
@@ -127,18 +128,18 @@ class OutcomeSource:
         return min(first.values()) - self._pipeline.outcomes.maturity if first else None
 
 
-def _between(reader: Reader, low: Mapping[Partition, int], high: Mapping[Partition, int]) -> Iterable[Record]:
-    unfinished = {partition for partition, offset in low.items() if offset < high[partition]}
-    while unfinished:
+def _until(reader: Reader, timestamp_ms: int) -> Iterator[Record]:
+    """Each partition's records up to its first one that is so new, or to where it ended at the call."""
+    ends = reader.end_offsets()
+    unfinished = set(reader.partitions)
+    while unfinished and not reader.at_end():
         for record in reader.poll(_POLL_RECORDS, _POLL_S):
             partition = (record.topic, record.partition)
-            if record.offset < high[partition]:
+            if partition in unfinished and record.timestamp < timestamp_ms and record.offset < ends[partition]:
                 yield record
-            if record.offset >= high[partition] - 1:
+            # The last offset before the end may be a transaction marker, which no poll returns: then `at_end` tells.
+            if record.timestamp >= timestamp_ms or record.offset >= ends[partition] - 1:
                 unfinished.discard(partition)
-        # The last offsets below `high` may be transaction markers, which no poll returns.
-        if reader.at_end():
-            return
 
 
 def _columns(rows: list[_Outcome], width: int, output: str) -> Outcomes:

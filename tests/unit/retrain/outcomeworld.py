@@ -86,6 +86,10 @@ class LogReader:
     def at_end(self) -> bool:
         return self._ended
 
+    def end_offsets(self) -> dict[Partition, int]:
+        own = {at: [record.offset for record in self._all if record.partition == at[1]] for at in self.partitions}
+        return {at: max(offsets, default=-1) + 1 for at, offsets in own.items()}
+
     def offsets_for_time(self, timestamp_ms: int) -> dict[Partition, int]:
         offsets = {}
         for topic, number in self.partitions:

@@ -101,6 +101,9 @@ class MemoryReader:
     def at_end(self) -> bool:
         return self._ended
 
+    def end_offsets(self) -> dict[Partition, int]:
+        raise AssertionError("not used here")
+
     def offsets_for_time(self, timestamp_ms: int) -> dict[Partition, int]:
         raise AssertionError("not used here")
 
