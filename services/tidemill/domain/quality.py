@@ -4,6 +4,7 @@ All take numpy arrays of one length: scores as floats, labels as 0/1. A metric t
 the AUC no negative) is None, never a made-up number.
 """
 
+from functools import cache
 from math import exp, lgamma, pi, sqrt
 from statistics import NormalDist
 
@@ -109,6 +110,7 @@ def bootstrap_lower_bound(
     return float(min(np.quantile(means, level), student))
 
 
+@cache
 def _student_quantile(probability: float, degrees: int) -> float:
     """Student's t quantile for probability > ½, to 1e-5: the density integrated by the trapezoid rule, inverted."""
     scale = exp(lgamma((degrees + 1) / 2) - lgamma(degrees / 2)) / sqrt(degrees * pi)
