@@ -28,7 +28,7 @@ def tidemill(*arguments: str, limit_s: float = 60) -> subprocess.CompletedProces
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("demo") / "data"
-    options = ("--customers", "1000", "--terminals", "2000", "--days", "100", "--days-per-minute", "30")
+    options = ("--customers", "1000", "--terminals", "2000", "--days", "80", "--days-per-minute", "30")
     done = tidemill("demo", "fraud", "--json", "--keep-data", str(folder), *options, limit_s=DEMO_LIMIT_S)
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-3000:]}"
     made: dict[str, Any] = json.loads(done.stdout)

@@ -21,7 +21,7 @@ STREAM: dict[str, str | int | float | bool] = {
     "customers": 500,
     "terminals": 1_000,
     "days": 40,
-    "days_per_minute": 40,
+    "days_per_minute": 16,
     "bad_share": 0.02,
 }
 
@@ -64,7 +64,7 @@ def test_a_sigkill_of_each_service_in_mid_stream_loses_and_repeats_nothing(tmp_p
             eventually(lambda: all_ready(stack), within_s=120)
             assert stack.supervisor.restarts(name) == 1
 
-        eventually(lambda: any(ended.status == 0 for ended in producer.poll()), within_s=180)
+        eventually(lambda: any(ended.status == 0 for ended in producer.poll()), within_s=240)
         sent = orjson.loads(summary_file.read_bytes())
         eventually(lambda: auditor.progress()["predictions"] >= sent["payments"], within_s=120)
         eventually(lambda: auditor.progress()["outcomes"] > 0, within_s=60)
