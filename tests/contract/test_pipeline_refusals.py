@@ -303,7 +303,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load_pipeline(str(tmp_path / "binary.yaml"))
 
 
-def test_reading_a_shipped_pipeline_imports_none_of_its_code() -> None:
+def test_reading_a_shipped_pipeline_imports_none_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tidemill.scenarios.fraud.trainer", raising=False)
+    load_pipeline("fraud")
     assert not [name for name in sys.modules if name == "tidemill.scenarios.fraud.trainer"]
 
 

@@ -108,6 +108,8 @@ class KafkaClient:
                     error = error_of(exception)
                     # The partition's fetcher is still starting.
                     if error.code() not in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS) or deadline.passed:
+                        # A fenced member has lost its partitions: its own error says so better than this one.
+                        sort_out(drain(self._member, 1, 0), self._on_error)
                         raise refused(f"seeking {partition}", error) from None
                     clock.pause(0.005)
 
