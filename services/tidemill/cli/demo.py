@@ -46,14 +46,15 @@ def demo(
         stack = Stack(StackSettings(pipeline, folder, bootstrap_servers), screen.message)
         with stack:
             summary = Demo(stack, settings, screen).run()
-    if json:
-        write_json(summary)
-    else:
-        print_summary(summary)
-    if summary["problems"]:
+        screen.stop()
+        if json:
+            write_json(summary)
+        else:
+            print_summary(summary)
         for problem in summary["problems"]:
-            typer.echo(f"not as it should be: {problem}", err=True)
-        raise typer.Exit(_FAILED)
+            screen.message(f"not as it should be: {problem}")
+        if summary["problems"]:
+            raise typer.Exit(_FAILED)
 
 
 @contextmanager

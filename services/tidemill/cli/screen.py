@@ -30,6 +30,10 @@ class RunScreen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """The live table stays as it is, and standard output is free for the result."""
         if self._live is not None:
             self._live.stop()
 

@@ -49,14 +49,14 @@ def up(
     with RunScreen() as screen:
         stack = Stack(StackSettings(pipeline, folder, bootstrap_servers, require_empty=False), screen.message)
         with stack:
-            signal.signal(signal.SIGINT, stop)
-            signal.signal(signal.SIGTERM, stop)
             stack.wait_ready()
             source = Supervisor(folder / "logs")
             if producer:
                 source.start([ServiceCommand("producer", _producer_command(stack, seed, rate))])
             sample = _sample_prediction(stack) if producer else None
             _announce(stack, sample, json)
+            signal.signal(signal.SIGINT, stop)
+            signal.signal(signal.SIGTERM, stop)
             before: list[Sample] = []
             looked = 0.0
             while not stopping:

@@ -34,6 +34,7 @@ class Audit:
         self._latency_sample = latency_sample
         events = next(source for source in pipeline.ingest.sources if source.kind == "event" and source.topic)
         self._raw_topic = events.topic or ""
+        self._events_topic = pipeline.topic("events")
         self._label_topics = {source.topic for source in pipeline.ingest.sources if source.kind == "label"}
         id_field = events.fields["id"].source or "id"
         self.ledger = Ledger(id_field, len(pipeline.feature_names), feature_set_hash(pipeline))
@@ -93,9 +94,10 @@ class Audit:
         headers = dict(record.headers)
         code = headers["tidemill.code"].decode()
         position = None
-        if headers["__connect.errors.topic"].decode() == self._raw_topic:
+        source = headers["__connect.errors.topic"].decode()
+        if source == self._raw_topic:
             position = (int(headers["__connect.errors.partition"]), int(headers["__connect.errors.offset"]))
-        self.ledger.dead_letter(code, position, record.value)
+        self.ledger.dead_letter(code, position, record.value, event=source == self._events_topic)
 
     def _drift(self, record: Record, now_ms: float) -> None:
         entry = orjson.loads(record.value or b"{}")
@@ -188,6 +190,8 @@ def _serve(audit: Audit, reader: TopicReader) -> None:
             command = sys.stdin.readline().strip()
             if not command:
                 return
+            while command == "report" and not reader.at_end():
+                audit.read(reader.poll(POLL_RECORDS, 0.05), clock.wall_ms())
             answers = {"report": audit.report, "reset": audit.reset}
             answer = answers.get(command, audit.progress)()
             sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")

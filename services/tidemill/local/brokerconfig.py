@@ -22,6 +22,8 @@ def server_properties(port: int, controller_port: int, data_dir: Path) -> str:
         # One replica of everything, few partitions of the internal topics.
         "offsets.topic.replication.factor": 1,
         "offsets.topic.num.partitions": 4,
+        # A position must outlive a long pause: without it a service would begin again at the beginning.
+        "offsets.retention.minutes": 5_256_000,
         "transaction.state.log.replication.factor": 1,
         "transaction.state.log.min.isr": 1,
         "transaction.state.log.num.partitions": 4,

@@ -116,7 +116,8 @@ class Demo:
         while True:
             self._look(auditor, "draining")
             progress, now = auditor.progress(), clock.monotonic()
-            if progress != last:
+            # A service that is starting again may still have something to say.
+            if progress != last or any(sample.state != "ready" for sample in self._before):
                 last, since = progress, now
             if now - since > (_QUIET_S if progress["predictions"] >= payments else _STUCK_S):
                 return
@@ -167,6 +168,6 @@ def summarise(report: dict[str, Any], sent: dict[str, Any], wall_seconds: float)
 
 
 def _closed(models: Sequence[dict[str, Any]]) -> bool:
-    """Whether an alarm led to a promotion over a model that had been promoted before."""
-    promoted = [model for model in models if model["promoted_at"] is not None]
+    """Whether an alarm led to a model that scored in place of one that had been promoted before."""
+    promoted = [model for model in models if model["promoted_at"] is not None and model["scoring_from"] is not None]
     return any(model["reason"] in ("drift", "performance") for model in promoted[1:])

@@ -62,12 +62,15 @@ class Ledger:
         self._ids.setdefault(partition, {})[offset] = name
         return name
 
-    def dead_letter(self, code: str, source_position: tuple[int, int] | None, value: bytes | None) -> None:
-        """Book one DLQ record; `source_position` is (partition, offset) if it came from the raw event topic."""
+    def dead_letter(
+        self, code: str, source_position: tuple[int, int] | None, value: bytes | None, *, event: bool = False
+    ) -> None:
+        """Book one DLQ record; `source_position` is (partition, offset) if it came from the raw event topic, `event`
+        says that it came from a topic of events (a late label excuses no missing prediction)."""
         self.dead[code] += 1
         if source_position is not None:
             self._refused.add(source_position)
-        elif code == "late" and value is not None:
+        elif event and code == "late" and value is not None:
             self._late.add(self._event.decode(value).id)
 
     def prediction(self, value: bytes) -> Prediction:
@@ -103,7 +106,7 @@ class Ledger:
                     accepted[name] += 1
         expected = accepted.keys() - self._late
         missing = sorted(expected - self._predicted.keys())
-        foreign = sorted(self._predicted.keys() - accepted.keys())
+        foreign = sorted(self._predicted.keys() - expected)
         repeated = sorted(name for name, times in self._predicted.items() if times > 1)
         return {
             "events": len(expected),

@@ -38,6 +38,8 @@ _COMMIT_WITHIN_S = 30.0
 _REVOKE_WITHIN_S = 60.0
 """0.2 × max.poll.interval.ms: all that a rebalance callback does shares it."""
 _LOST_AGAIN_WITHIN_S = 60.0
+_ABORTS_IN_A_ROW = 50
+"""More than any rebalance causes: a cause that does not pass ends the process, so that somebody hears of it."""
 _GAUGES_EVERY_S = 1.0
 _UNEXPECTED_EXIT_CODE = 1
 _log = get_logger("loop")
@@ -80,6 +82,7 @@ class Loop:
         self._starts: dict[Partition, int] = {}
         self._reset_due = False
         self._lost_at = float("-inf")
+        self._aborts = 0
         self._gauges_at = float("-inf")
         self._stop = Event()
 
@@ -166,9 +169,10 @@ class Loop:
         for partition in partitions:
             self._starts.pop(partition, None)
         self._service.drop(sorted(numbers))
+        # What is left of a replay must not pass for new input, so it begins anew. And state is per number: where
+        # another topic of that number stays ours, it is needed again.
+        self._reset_due |= self._replay is not None or any(number in numbers for _, number in self._starts)
         self._replay = None
-        # State is per number: where another topic of that number stays ours, it is needed again.
-        self._reset_due = self._reset_due or any(number in numbers for _, number in self._starts)
 
     def _revoke_safely(self) -> None:
         """Commit what was added; if that fails, abort it and rebuild after the callback."""
@@ -214,6 +218,7 @@ class Loop:
         run_transaction(self._log, self._spec, output, positions, deadline, self.after_step)
         ended = clock.monotonic()
         self._service.committed()
+        self._aborts = 0
         if self._breaker is not None:
             self._breaker.commit()
         self._pace.finished(ended, ended - began)
@@ -226,6 +231,12 @@ class Loop:
     def _repair(self, error: AbortedError | ProducerLostError) -> None:
         _log.warning("transaction aborted", reason=str(error), kind=type(error).__name__)
         self._pending.clear()
+        self._aborts += 1
+        if self._aborts > _ABORTS_IN_A_ROW:
+            raise TidemillError(
+                f"{self._aborts} transactions in a row were aborted, the last because: {error}",
+                hint="check that every output topic exists and that this service may write to it",
+            )
         self._end_transaction(error, Deadline(_COMMIT_WITHIN_S))
         self._reset()
 

@@ -85,7 +85,7 @@ def test_a_broken_record_that_reached_no_dead_letter_is_missing(ledger: Ledger) 
 
 
 def test_a_late_event_is_accounted_for_by_its_dead_letter(ledger: Ledger) -> None:
-    ledger.dead_letter("late", None, orjson.dumps({"id": "b"}))
+    ledger.dead_letter("late", None, orjson.dumps({"id": "b"}), event=True)
     ledger.prediction(prediction("a"))
     ledger.prediction(prediction("c"))
     balance = ledger.balance()
@@ -118,3 +118,17 @@ def test_a_prediction_of_the_rule_names_no_version(ledger: Ledger) -> None:
 def test_percentiles_are_nearest_rank() -> None:
     assert percentiles([3.0, 1.0, 2.0, 4.0], (0.5, 0.99)) == [3.0, 4.0]
     assert percentiles([], (0.5,)) == [None]
+
+
+def test_a_late_label_excuses_no_missing_prediction(ledger: Ledger) -> None:
+    ledger.dead_letter("late", None, orjson.dumps({"id": "b"}), event=False)
+    ledger.prediction(prediction("a"))
+    ledger.prediction(prediction("c"))
+    assert ledger.balance()["missing"] == 1
+
+
+def test_a_prediction_of_a_late_event_comes_from_nowhere(ledger: Ledger) -> None:
+    ledger.dead_letter("late", None, orjson.dumps({"id": "b"}), event=True)
+    for name in "abc":
+        ledger.prediction(prediction(name))
+    assert ledger.balance()["foreign"] == 1

@@ -76,7 +76,8 @@ class KafkaClient:
             raise refused("polling", error_of(exception)) from None
         self._raise_failure()
         polled = sort_out(messages, self._on_error)
-        self._note_ends(polled)
+        if len(polled.records) < max_records:
+            self._note_ends(polled)
         return polled
 
     def _note_ends(self, polled: Polled) -> None:
@@ -208,6 +209,8 @@ class KafkaClient:
             consumer.incremental_assign(at)
         else:
             consumer.assign(at)
+        # librdkafka remembers a pause over a rebalance; the merge begins these partitions anew and paused none.
+        consumer.resume(at)
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._gone(partitions, lost=False)
