@@ -42,6 +42,8 @@ class Auditor:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(30)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def _ask(self, command: bytes) -> dict[str, Any]:
         assert self._process.stdin is not None
