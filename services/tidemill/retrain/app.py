@@ -16,6 +16,7 @@ from faust.types import TP
 from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import TidemillError
 from tidemill.retrain.broker import broker_url, credentials
+from tidemill.retrain.committed import read_committed
 from tidemill.retrain.config import RetrainConfig
 from tidemill.retrain.core.policy import ManualRequest
 from tidemill.retrain.core.records import Decision
@@ -154,7 +155,7 @@ class RetrainApp:
 
 def _faust_app(config: RetrainConfig, pipeline: Pipeline, http_port: int) -> faust.App:
     """Topics exist already and none is ever declared; the web server is the process' only one."""
-    return faust.App(
+    app = faust.App(
         pipeline.topic("retrain"),
         broker=broker_url(config.bootstrap_servers),
         broker_credentials=credentials(config.kafka_options),
@@ -175,3 +176,4 @@ def _faust_app(config: RetrainConfig, pipeline: Pipeline, http_port: int) -> fau
         web_bind=config.http_host,
         web_port=http_port,
     )
+    return read_committed(app)
