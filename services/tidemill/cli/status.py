@@ -10,7 +10,8 @@ from tidemill import clock
 from tidemill.cli.output import JsonFlag, console, write_json
 from tidemill.cli.table import stage_table
 from tidemill.errors import ConfigurationError
-from tidemill.local.scrape import Endpoint, look, read_endpoints, statuses
+from tidemill.local.scrape import look, read_endpoints, statuses
+from tidemill.local.supervisor import Endpoint
 
 _BETWEEN_LOOKS_S = 1.0
 _UNHEALTHY = 1

@@ -12,19 +12,10 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from tidemill import clock
+from tidemill.local.supervisor import Endpoint
 
 TIMEOUT_S = 2.0
 _UNREACHABLE = (urllib.error.URLError, http.client.HTTPException, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where one service instance answers; written by the service itself once it listens."""
-
-    service: str
-    instance: int
-    pid: int
-    url: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from tidemill.domain.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, generate_
 from tidemill.errors import ConfigurationError, EnvironmentUnusable
 from tidemill.local import processes
 from tidemill.local.kafka import LocalKafka
-from tidemill.local.scrape import Endpoint, Sample, look
-from tidemill.local.supervisor import Exit, ServiceCommand, Supervisor
+from tidemill.local.scrape import Sample, look
+from tidemill.local.supervisor import Endpoint, Exit, ServiceCommand, Supervisor
 from tidemill.runtime.kafka import Admin, TopicReader
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.topics import apply, plan
@@ -161,7 +161,7 @@ class Stack:
 
     def endpoints(self) -> list[Endpoint]:
         found = (self.supervisor.endpoint(name) for name in self._services)
-        return [Endpoint(*endpoint) for endpoint in found if endpoint is not None]
+        return [endpoint for endpoint in found if endpoint is not None]
 
     def samples(self) -> list[Sample]:
         """One look at every service that listens. Blocks for a few milliseconds a service."""
