@@ -50,6 +50,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True)
+class Harness:
+    """The processes that are not part of the system: they take their share of the same cores."""
+
+    producer: Supervisor
+    auditor: Auditor
+
+    def cpu_seconds(self) -> float:
+        producer, auditor = self.producer.usage("producer"), process_usage(self.auditor.pid)
+        return sum(usage.cpu_seconds for usage in (producer, auditor) if usage)
+
+
 def cpu_seconds(stack: Stack) -> dict[str, float]:
     """CPU seconds so far of each service and of the broker, if it is ours."""
     used = {name: usage.cpu_seconds for name in stack.supervisor.names if (usage := stack.supervisor.usage(name))}
@@ -63,11 +75,13 @@ def total_lag(stack: Stack) -> float:
     return sum(sample.total("tidemill_runtime_lag_records") or 0.0 for sample in stack.samples())
 
 
-def measure(stack: Stack, auditor: Auditor, step: Step) -> dict[str, Any]:
+def measure(stack: Stack, harness: Harness, step: Step) -> dict[str, Any]:
     """The measured seconds of a stream that is already flowing."""
-    before, used, lag, started = auditor.reset(), cpu_seconds(stack), total_lag(stack), clock.monotonic()
+    before, used, lag, started = harness.auditor.reset(), cpu_seconds(stack), total_lag(stack), clock.monotonic()
+    harness_used = harness.cpu_seconds()
     watch_for(stack, step.seconds)
-    after, used_after, lag_after = auditor.progress(), cpu_seconds(stack), total_lag(stack)
+    after, used_after, lag_after = harness.auditor.progress(), cpu_seconds(stack), total_lag(stack)
+    harness_used = harness.cpu_seconds() - harness_used
     seconds = clock.monotonic() - started
     events = after["predictions"] - before["predictions"]
     per_event = {name: 1e6 * (used_after[name] - used[name]) / max(events, 1) for name in used if name in used_after}
@@ -78,6 +92,7 @@ def measure(stack: Stack, auditor: Auditor, step: Step) -> dict[str, Any]:
         "lag_records": {"before": lag, "after": lag_after},
         "cpu_us_per_event": {name: round(value, 1) for name, value in per_event.items()},
         "cpu_us_per_event_total": round(sum(per_event.values()), 1),
+        "harness_cpu_us_per_event": round(1e6 * harness_used / max(events, 1), 1),
         "measured_seconds": round(seconds, 1),
     }
 
@@ -126,8 +141,8 @@ def run_step(step: Step, folder: Path) -> dict[str, Any]:
             producer.start([ServiceCommand("producer", scenario.producer_command(options))])
             wait_for_flow(stack, auditor)
             watch_for(stack, step.warm_up)
-            measured = measure(stack, auditor, step)
-            latency = auditor.report()["latency_ms"]
+            measured = measure(stack, Harness(producer, auditor), step)
+            latency = auditor.latency()
             producer.stop()
             sent = json.loads((folder / "producer.json").read_text("utf-8"))
             drain(stack, auditor, sent["payments"])
@@ -157,6 +172,7 @@ def show(result: Mapping[str, Any]) -> None:
     )
     for name, cost in sorted(result["cpu_us_per_event"].items(), key=lambda item: -item[1]):
         print(f"{name:>24} {cost:8.1f} µs an event")
+    print(f"{'(producer and audit)':>24} {result['harness_cpu_us_per_event']:8.1f} µs an event")
     print(f"{'compared':>24} {compared}")
 
 

@@ -2,7 +2,8 @@
 
 `python -m tidemill.local.audit --bootstrap-servers … --pipeline fraud` reads from the start of every topic, with
 `read_committed`, and answers commands on stdin, one a line, each with one JSON line on stdout: `progress` (cheap
-counts), `report` (the books closed as they stand), `reset` (latencies are counted from here on). End of input ends it.
+counts), `latency`, `report` (the books closed as they stand), `reset` (latencies are counted from here on). End of
+input ends it.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import select
 import sys
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 import orjson
 
@@ -22,9 +24,14 @@ from tidemill.runtime.kafka import TopicReader
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.service import Record
 
-POLL_RECORDS = 5_000
+TIMED_RECORDS = 5_000
+OTHER_RECORDS = 500
+"""Few at a time: booking them delays the clock of the next prediction."""
+PATIENT = {"fetch.min.bytes": "1000000", "fetch.wait.max.ms": "500"}
+"""For all but the predictions, whose arrival is timed: a fetch for every few records would load the broker that is
+being measured."""
 LATENCY_SAMPLE = 16
-"""One event in so many (by its offset) has its latency measured, to keep the audit of a fast stream light."""
+"""One event in so many (by a hash of its id) has its latency measured, to keep the audit of a fast stream light."""
 
 
 class Audit:
@@ -35,16 +42,19 @@ class Audit:
         events = next(source for source in pipeline.ingest.sources if source.kind == "event" and source.topic)
         self._raw_topic = events.topic or ""
         self._events_topic = pipeline.topic("events")
+        self._predictions_topic = pipeline.topic("predictions")
         self._label_topics = {source.topic for source in pipeline.ingest.sources if source.kind == "label"}
         id_field = events.fields["id"].source or "id"
         self.ledger = Ledger(id_field, len(pipeline.feature_names), feature_set_hash(pipeline))
         self.scorecard = Scorecard(pipeline.model.output)
         self._sent: dict[str, float] = {}
+        self._arrived: dict[str, float] = {}
+        self._timed_from = 0.0
         self._latencies: list[float] = []
         self._sink = {
             self._raw_topic: self._raw,
             pipeline.topic("dlq"): self._dead_letter,
-            pipeline.topic("predictions"): self._prediction,
+            self._predictions_topic: self._prediction,
             pipeline.topic("outcomes"): self._outcome,
             pipeline.topic("drift"): self._drift,
             pipeline.topic("decisions"): self._decision,
@@ -57,8 +67,15 @@ class Audit:
         self._first_wall = self._last_wall = 0.0
 
     @property
-    def topics(self) -> tuple[str, ...]:
-        return (*self._sink, *sorted(topic for topic in self._label_topics if topic))
+    def timed_topics(self) -> tuple[str, ...]:
+        """Read as promptly as Kafka hands them out."""
+        return (self._predictions_topic,)
+
+    @property
+    def other_topics(self) -> tuple[str, ...]:
+        """Read in large pieces."""
+        labels = sorted(topic for topic in self._label_topics if topic)
+        return (*(topic for topic in self._sink if topic not in self.timed_topics), *labels)
 
     def read(self, records: Sequence[Record], now_ms: float) -> None:
         """Book `records`, in the order read."""
@@ -71,21 +88,32 @@ class Audit:
 
     def _raw(self, record: Record, now_ms: float) -> None:
         name = self.ledger.raw(record.partition, record.offset, record.value)
-        if name is not None and record.offset % self._latency_sample == 0:
+        if name is not None and self._sampled(name):
             sent = next((value for header, value in record.headers if header == "sent-ms"), None)
             if sent is not None:
                 self._sent.setdefault(name, float(sent))
+                self._time(name)
 
     def _prediction(self, record: Record, now_ms: float) -> None:
         prediction: Prediction = self.ledger.prediction(record.value or b"")
-        sent = self._sent.pop(prediction.id, None)
-        if sent is not None:
-            self._latencies.append(now_ms - sent)
+        if self._sampled(prediction.id):
+            self._arrived.setdefault(prediction.id, now_ms)
+            self._time(prediction.id)
         self._first_wall = self._first_wall or now_ms
         self._last_wall = now_ms
         version = prediction.model_version
         if version is not None and version not in self.first_used:
             self.first_used[version] = {"event_time": prediction.event_time, "wall_ms": now_ms}
+
+    def _sampled(self, name: str) -> bool:
+        return crc32(name.encode()) % self._latency_sample == 0
+
+    def _time(self, name: str) -> None:
+        """Book the latency of `name` once both its event and its prediction have been read, in whatever order."""
+        if name in self._sent and name in self._arrived:
+            sent, arrived = self._sent.pop(name), self._arrived.pop(name)
+            if sent >= self._timed_from:
+                self._latencies.append(arrived - sent)
 
     def _outcome(self, record: Record, now_ms: float) -> None:
         self.scorecard.add(record.value or b"", record.key)
@@ -113,9 +141,9 @@ class Audit:
         if entry.get("kind") == "manifest":
             self.manifests[entry["version"]] = entry
 
-    def reset(self) -> dict[str, Any]:
-        """Forget the latencies so far: a warm-up is over."""
-        self._sent.clear()
+    def reset(self, now_ms: float) -> dict[str, Any]:
+        """Time only what is sent from now on: a warm-up is over."""
+        self._timed_from = now_ms
         self._latencies.clear()
         return self.progress()
 
@@ -129,6 +157,11 @@ class Audit:
             "models": sorted(self.first_used),
         }
 
+    def latency(self) -> dict[str, Any]:
+        """Milliseconds from the moment an event was meant to be sent until its prediction was read."""
+        p50, p99 = percentiles(self._latencies, (0.5, 0.99))
+        return {"p50": _rounded(p50), "p99": _rounded(p99), "samples": len(self._latencies)}
+
     def report(self) -> dict[str, Any]:
         """The audit's part of the demo's summary."""
         promotions = [entry for entry in self.decisions.values() if entry["kind"] == "promoted"]
@@ -136,7 +169,6 @@ class Audit:
         last = max(promoted, default=None)
         used_from = self.first_used.get(last) if last is not None else None
         seconds = (self._last_wall - self._first_wall) / 1000
-        p50, p99 = percentiles(self._latencies, (0.5, 0.99))
         return {
             **self.ledger.balance(),
             "labels": self.ledger.labels,
@@ -145,7 +177,7 @@ class Audit:
             "alarms": self.alarms,
             "decisions": sorted(self.decisions.values(), key=lambda entry: (entry["at"], entry["seen_wall_ms"])),
             "quality": self.scorecard.report(None if used_from is None else int(used_from["event_time"])),
-            "latency_ms": {"p50": _rounded(p50), "p99": _rounded(p99), "samples": len(self._latencies)},
+            "latency_ms": self.latency(),
             "events_per_second": _rounded(self.ledger.predictions / seconds) if seconds > 0 else None,
             "promotion_seconds": self._promotion_seconds(promoted),
         }
@@ -183,17 +215,52 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
 
 
-def _serve(audit: Audit, reader: TopicReader) -> None:
+class _Readers:
+    """The audit's two readers: one for what is timed, one for the rest."""
+
+    def __init__(self, bootstrap_servers: str, audit: Audit) -> None:
+        self._audit = audit
+        self._timed = TopicReader(bootstrap_servers, audit.timed_topics)
+        self._patient = TopicReader(bootstrap_servers, audit.other_topics, options=PATIENT)
+        self._behind = False
+
+    def poll(self) -> None:
+        """Book what is there; waits a moment for the next prediction, unless more of the rest is there already."""
+        self._audit.read(self._timed.poll(TIMED_RECORDS, 0 if self._behind else 0.05), clock.wall_ms())
+        rest = self._patient.poll(OTHER_RECORDS, 0)
+        self._behind = len(rest) == OTHER_RECORDS
+        self._audit.read(rest, clock.wall_ms())
+
+    def catch_up(self) -> None:
+        """Book everything that is there now; a stream that flows on does not keep this from returning."""
+        readers = (self._timed, self._patient)
+        ends = [reader.end_offsets() for reader in readers]
+        for reader in readers:
+            reader.recheck_ends()
+        while not all(reader.has_passed(end) for reader, end in zip(readers, ends, strict=True)):
+            self.poll()
+
+    def close(self) -> None:
+        self._timed.close()
+        self._patient.close()
+
+
+def _serve(audit: Audit, readers: _Readers) -> None:
     while True:
-        audit.read(reader.poll(POLL_RECORDS, 0.05), clock.wall_ms())
+        readers.poll()
         if select.select([sys.stdin], [], [], 0)[0]:
             command = sys.stdin.readline().strip()
             if not command:
                 return
-            while command == "report" and not reader.at_end():
-                audit.read(reader.poll(POLL_RECORDS, 0.05), clock.wall_ms())
-            answers = {"report": audit.report, "reset": audit.reset}
-            answer = answers.get(command, audit.progress)()
+            if command == "report":
+                readers.catch_up()
+                answer = audit.report()
+            elif command == "reset":
+                answer = audit.reset(clock.wall_ms())
+            elif command == "latency":
+                answer = audit.latency()
+            else:
+                answer = audit.progress()
             sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
             sys.stdout.buffer.flush()
 
@@ -205,11 +272,11 @@ def main() -> int:
     parser.add_argument("--latency-sample", type=int, default=LATENCY_SAMPLE, help="measure one event in so many")
     arguments = parser.parse_args()
     audit = Audit(load_pipeline(arguments.pipeline), arguments.latency_sample)
-    reader = TopicReader(arguments.bootstrap_servers, audit.topics)
+    readers = _Readers(arguments.bootstrap_servers, audit)
     try:
-        _serve(audit, reader)
+        _serve(audit, readers)
     finally:
-        reader.close()
+        readers.close()
     return 0
 
 

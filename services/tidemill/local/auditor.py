@@ -26,6 +26,10 @@ class Auditor:
                 process_group=0,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def progress(self) -> dict[str, Any]:
         """Counts so far; blocks for as long as the audit takes to come round, well under a second."""
         return self._ask(b"progress\n")
@@ -33,6 +37,10 @@ class Auditor:
     def reset(self) -> dict[str, Any]:
         """Counts so far, and latencies are measured anew from here on."""
         return self._ask(b"reset\n")
+
+    def latency(self) -> dict[str, Any]:
+        """Percentiles so far, at once: to close the books keeps the clock of predictions that arrive meanwhile."""
+        return self._ask(b"latency\n")
 
     def report(self) -> dict[str, Any]:
         """The books closed as they stand; a few seconds for a million events."""

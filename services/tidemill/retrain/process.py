@@ -19,8 +19,8 @@ from tidemill.retrain.publishing import Publisher
 from tidemill.retrain.readers import reader_opener
 from tidemill.retrain.recorder import Recorder
 from tidemill.retrain.shell import LearningLoop
-from tidemill.retrain.web import add_views, free_port, write_endpoint
-from tidemill.runtime.health import Health
+from tidemill.retrain.web import add_views, free_port
+from tidemill.runtime.health import Health, url_of, write_endpoint
 from tidemill.runtime.kafka import PlainProducer
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.metrics import Metrics
@@ -115,7 +115,7 @@ class Process:
 
     def _announce(self) -> None:
         if self._config.endpoint_file is not None:
-            write_endpoint(self._config.endpoint_file, self._health, self._config.http_host, self._port)
+            write_endpoint(self._config.endpoint_file, self._health, url_of(self._config.http_host, self._port))
         _log.info("listening", host=self._config.http_host, port=self._port)
 
     async def activate(self) -> LearningLoop:

@@ -1,8 +1,6 @@
 """The views on Faust's web server: health and metrics as every service has them, and the learning loop's own."""
 
-import os
 import socket
-from pathlib import Path
 from typing import cast
 
 import orjson
@@ -84,13 +82,3 @@ def free_port(host: str) -> int:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-def write_endpoint(path: Path, health: Health, host: str, port: int) -> None:
-    """Written beside and renamed, so that a reader never sees half of it."""
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    about = {"service": health.service, "instance": health.instance, "pid": os.getpid(), "url": url}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_bytes(orjson.dumps(about))
-    part.replace(path)

@@ -170,6 +170,8 @@ class Worker:
             )
             comparison = report.comparison if isinstance(report, CompareReport) else None
             failure = report.reason if isinstance(report, JobRefused) else "none of its events has matured"
+            if isinstance(report, JobRefused) and self._may_try_again(promotion):
+                return False
         async with self._lock:
             decision = judge_promotion(situation, promotion, comparison, failure)
             if decision.kind == "rollback":
@@ -182,16 +184,20 @@ class Worker:
     async def _after_failure(self, retrain: Decision, report: Report, kind: DecisionKind) -> bool:
         """Try again at the next tick, up to the allowed attempts; then the version is given up."""
         reason = report.reason if isinstance(report, JobRefused) else f"it answered with a {type(report).__name__}"
-        failed = self._failed[retrain.id] = self._failed.get(retrain.id, 0) + 1
-        if failed < self._attempts:
+        if self._may_try_again(retrain):
             return False
-        sentence = f"version {retrain.model_version} is given up after {failed} attempts: {reason}"
+        sentence = f"version {retrain.model_version} is given up after {self._attempts} attempts: {reason}"
         decision = conclude(self._situation, retrain, kind, sentence, {"gates": [], "failure": reason})
         if kind == "refused":
             await self._recorder.record(decision)
         else:
             await self._recorder.activate(decision, self._situation.champion, None)
         return True
+
+    def _may_try_again(self, decision: Decision) -> bool:
+        """Count a failed job of `decision`; whether it has attempts left, for the next tick."""
+        failed = self._failed[decision.id] = self._failed.get(decision.id, 0) + 1
+        return failed < self._attempts
 
     async def _run(self, job: Job) -> Report:
         name = "train" if isinstance(job, TrainJob) else "compare"

@@ -27,7 +27,8 @@ class Takeover:
     def take(self, partitions: Collection[Partition], keep_on: Callable[[], bool]) -> dict[Partition, int | None]:
         """Replace the service's state of these partitions' numbers by what is committed; returns committed offsets.
 
-        Raises StateCorrupt if an offset lies outside its log, InterruptedError once `keep_on` is false.
+        Raises StateCorrupt if an offset lies outside its log or is gone while its state is there, InterruptedError
+        once `keep_on` is false.
         """
         numbers = sorted({number for _, number in partitions})
         self._health.set_ready(False, "restoring state")
@@ -39,6 +40,7 @@ class Takeover:
             latest: dict[int, dict[bytes, bytes]] = {}
         else:
             latest = self._log.read_changelog(self._spec.state_topic, numbers, self._progress(started), keep_on)
+            self._check_offsets_kept(committed, [number for number, entries in latest.items() if entries])
         for number in numbers:
             self._service.restore(number, latest.get(number, {}).items())
         seconds = clock.monotonic() - started
@@ -67,6 +69,19 @@ class Takeover:
                     f"committed offset {offset} of {partition[0]}/{partition[1]} lies outside its log [{low}, {high}]",
                     hint="records expired before they were read, or the topic was made anew; to accept the loss, stop "
                     f"the service and reset the offsets of group {self._spec.group} with kafka-consumer-groups.sh",
+                )
+
+    def _check_offsets_kept(self, committed: dict[Partition, int | None], with_state: list[int]) -> None:
+        """State and offsets are written together, so state without any offset means that the offsets were lost: to
+        begin again would count every record a second time."""
+        for number in with_state:
+            if all(offset is None for (_, partition), offset in committed.items() if partition == number):
+                raise StateCorrupt(
+                    f"{self._spec.state_topic}/{number} holds state, but group {self._spec.group} has no committed "
+                    f"offset for partition {number} of its input",
+                    hint="the group was deleted or its offsets expired (offsets.retention.minutes): set its offsets "
+                    "with kafka-consumer-groups.sh to go on from there, or delete and recreate the state topic to "
+                    "begin anew",
                 )
 
     def _progress(self, started: float) -> Callable[[int, int], None]:

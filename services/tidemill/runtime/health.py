@@ -92,10 +92,9 @@ def serve_http(config: RuntimeConfig, health: Health, routes: Sequence[BaseRoute
         timeout_graceful_shutdown=2,
         ws="none",
     )
-    host = f"[{config.http_host}]" if ":" in config.http_host else config.http_host
-    server = HttpServer(_QuietServer(settings), listener, f"http://{host}:{port}")
+    server = HttpServer(_QuietServer(settings), listener, url_of(config.http_host, port))
     if config.endpoint_file is not None:
-        _write_endpoint(config.endpoint_file, health, server.url)
+        write_endpoint(config.endpoint_file, health, server.url)
     return server
 
 
@@ -122,7 +121,11 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _write_endpoint(path: Path, health: Health, url: str) -> None:
+def url_of(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def write_endpoint(path: Path, health: Health, url: str) -> None:
     """Written beside and renamed, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(path.suffix + ".part")

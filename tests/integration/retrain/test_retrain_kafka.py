@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+from confluent_kafka import Producer
 
 from support.polling import eventually
 from tidemill.domain.durations import DAY_MS
@@ -24,6 +25,7 @@ from tidemill.runtime.kafka import Admin, PlainProducer, TopicReader
 from tidemill.runtime.pipelinefile import parse_pipeline, pipeline_text
 from tidemill.runtime.service import OutRecord, Record
 from tidemill.runtime.topics import apply, plan
+from tidemill_schemas import load_json
 from unit.retrain.outcomeworld import outcome
 from unit.retrain.retrainworld import START, day
 
@@ -31,6 +33,17 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
 WITHIN_S = 240.0
 ROWS_A_DAY = 150
+
+
+def read_to_end(reader: TopicReader) -> list[Record]:
+    """Everything that there is; closes the reader."""
+    found: list[Record] = []
+    try:
+        while not reader.at_end():
+            found += reader.poll(1_000, 0.1)
+    finally:
+        reader.close()
+    return found
 
 
 class Ground:
@@ -105,15 +118,23 @@ class Ground:
         producer.flush()
         producer.close()
 
+    def abort_alarm(self) -> None:
+        """An alarm about the first model that reaches the drift topic in a transaction, which is then aborted."""
+        alarm = load_json("examples/drift/v1/valid/alarm.json")
+        topic = self.pipeline.topic("drift")
+        producer = Producer({"bootstrap.servers": self.servers, "transactional.id": uuid.uuid4().hex})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        value = orjson.dumps({**alarm, "id": "alarm/aborted", "at": day(18), "model_version": 1})
+        producer.produce(topic, value, b"alarm", timestamp=day(18))
+        assert producer.flush(30) == 0
+        producer.abort_transaction(30)
+        uncommitted = TopicReader(self.servers, [topic], isolation="read_uncommitted")
+        found = [record for record in read_to_end(uncommitted) if b"alarm/aborted" in (record.value or b"")]
+        assert len(found) == 1, "it must be on the log for the test to mean anything"
+
     def read(self, role: str) -> list[Record]:
-        reader = TopicReader(self.servers, [self.pipeline.topic(role)])
-        found: list[Record] = []
-        try:
-            while not reader.at_end():
-                found += reader.poll(1_000, 0.1)
-        finally:
-            reader.close()
-        return found
+        return read_to_end(TopicReader(self.servers, [self.pipeline.topic(role)]))
 
     def decisions(self) -> list[Decision]:
         return [decode_decision(record.value or b"") for record in self.read("decisions")]
@@ -167,6 +188,11 @@ def test_a_model_is_trained_shadowed_promoted_and_succeeded_through_a_kill(groun
     promoted = ground.until("promoted/1")
     assert promoted.details["comparison"]["lower_bound"] > 0
     assert ground.published()[1][-1].champion == 1
+
+    ground.abort_alarm()
+    ground.live_through(18, 19)
+    eventually(lambda: json.loads(ground.ask("/retrain")[1])["watermark"] == day(19), within_s=WITHIN_S)
+    assert json.loads(ground.ask("/retrain")[1])["pending_alarms"] == [], "the alarm was never committed"
 
     status, body = ground.ask("/retrain", b'{"reason":"a test","id":"request/1"}')
     assert (status, json.loads(body)["id"]) == (202, "retrain/2")

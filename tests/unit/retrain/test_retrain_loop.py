@@ -157,6 +157,26 @@ def test_a_promotion_that_holds_is_questioned_once(world: World) -> None:
     assert world.loop.view()["champion"] == 2
 
 
+def test_one_failed_comparison_does_not_end_the_question_of_a_promotion(world: World) -> None:
+    to_promotion(world)
+    world.feed(alarm(1), statistics(30), statistics(45))
+    world.jobs.answer = lambda job: JobRefused("the training process was killed")
+    world.feed(alarm(2, "floor", "performance"), statistics(58))
+    assert not [name for name in world.kinds() if "rollback" in name]
+    world.jobs.answer = None
+    world.feed(statistics(59))
+    assert "rollback/2" in world.kinds()
+
+
+def test_a_comparison_that_keeps_failing_leaves_the_promotion_as_it_is(world: World) -> None:
+    to_promotion(world)
+    world.feed(alarm(1), statistics(30), statistics(45))
+    world.jobs.answer = lambda job: JobRefused("the training process was killed")
+    world.feed(alarm(2, "floor", "performance"), *(statistics(58 + number) for number in range(4)))
+    assert world.kinds().count("skip/performance/rollback/2") == 1
+    assert world.loop.view()["champion"] == 2
+
+
 def test_a_record_that_is_no_drift_record_is_counted_and_passed_over(world: World) -> None:
     asyncio.run(world.loop.take(b'{"kind":"weather"}', 0))
     world.feed(statistics(9))

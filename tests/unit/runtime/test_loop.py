@@ -269,6 +269,15 @@ def test_a_committed_offset_beyond_the_log_is_refused_loudly(broker: MemoryBroke
         stage.turn()
 
 
+def test_state_whose_offsets_are_gone_is_refused_rather_than_counted_twice(broker: MemoryBroker) -> None:
+    first = Stage(broker)
+    send(broker, "a", "b")
+    first.turn()
+    broker.group("p-count").offsets.clear()
+    with pytest.raises(StateCorrupt, match=r"state/0 holds state"):
+        Stage(broker).turn()
+
+
 def test_replayed_input_rebuilds_state_and_its_outputs_are_thrown_away(broker: MemoryBroker) -> None:
     stage = Stage(broker)
     send(broker, *"abcdefghij")

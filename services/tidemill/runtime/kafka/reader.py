@@ -67,6 +67,21 @@ class TopicReader:
         """Whether the last polls reached the end of every partition; true at once for no partitions."""
         return len(self._ended) == len(self.partitions)
 
+    def has_passed(self, ends: Mapping[Partition, int]) -> bool:
+        """Whether everything before these offsets was polled. A stream that flows on may never show its end.
+
+        Ends that were seen before `recheck_ends` was called do not count, if it was.
+        """
+        waiting = [TopicPartition(*partition) for partition in ends if partition not in self._ended]
+        return all(at.offset >= ends[at.topic, at.partition] for at in self._consumer.position(waiting))
+
+    def recheck_ends(self) -> None:
+        """Have the broker say anew which partitions have been read to their end."""
+        at_end = [TopicPartition(*partition) for partition in self._ended]
+        for at in self._consumer.position(at_end):
+            partition = (at.topic, at.partition)
+            self.seek({partition: at.offset if at.offset >= 0 else _first(self._start, partition)})
+
     def seek(self, positions: Mapping[Partition, int]) -> None:
         """Go on reading there."""
         try:
@@ -156,15 +171,26 @@ def partition_numbers(consumer: Consumer, topic: str) -> list[int]:
 
 
 def watermarks(consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, Watermarks]:
-    """Asks the leaders. Under read_committed the high one is the last stable offset."""
+    """Asks the leaders, for all partitions at once: an answer may have to wait for a fetch on the same connection.
+
+    Under read_committed the high one is the last stable offset.
+    """
+    low, high = (_logical(consumer, partitions, end) for end in (OFFSET_BEGINNING, OFFSET_END))
+    return {partition: Watermarks(low[partition], high[partition]) for partition in partitions}
+
+
+def _logical(consumer: Consumer, partitions: Sequence[Partition], logical: int) -> dict[Partition, int]:
+    """The offsets that OFFSET_BEGINNING or OFFSET_END stand for: the protocol's look-up by time has both."""
+    if not partitions:
+        return {}
     try:
-        found = {
-            partition: consumer.get_watermark_offsets(TopicPartition(*partition), timeout=CALL_TIMEOUT_S)
-            for partition in partitions
-        }
+        found = consumer.offsets_for_times([TopicPartition(*at, logical) for at in partitions], timeout=CALL_TIMEOUT_S)
+        for at in found:
+            if at.error is not None:
+                raise KafkaException(at.error)
     except KafkaException as exception:
         raise refused("asking for watermarks", error_of(exception)) from None
-    return {partition: Watermarks(low, high) for partition, (low, high) in found.items()}
+    return {(at.topic, at.partition): at.offset for at in found}
 
 
 def _first(start: Start, partition: Partition) -> int:
