@@ -84,6 +84,7 @@ def _producer_command(stack: Stack, seed: int, rate: float) -> list[str]:
         "seed": seed,
         "rate": rate,
         "endless": True,
+        "resume": True,
     }
     return catalog.get(stack.pipeline.scenario or "").producer_command(options)
 

@@ -4,7 +4,7 @@ Faust asks for `read_committed` only with its own `exactly_once`, which is not u
 transactions: without this an alarm of an aborted one would be acted on, and again once it is written for good.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
@@ -16,6 +16,11 @@ class _CommittedThread(AIOKafkaConsumerThread):
         # Read when the consumer starts; Faust offers no setting for the constructor's argument.
         consumer._isolation_level = "read_committed"
         return consumer
+
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Only recovery reads a table's changelog: without this, Faust reports it as a stuck stream for ever."""
+        if tp.topic not in cast(Consumer, self.consumer).app.tables.changelog_topics:
+            super().verify_event_path(now, tp)
 
 
 class _CommittedConsumer(Consumer):

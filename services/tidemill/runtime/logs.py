@@ -29,8 +29,15 @@ def configure_logs(level: str = "info", style: Literal["json", "console"] = "jso
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    plain = "%(levelname)s %(name)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=plain, force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+
+
+class _Libraries(logging.Handler):
+    """What libraries log in the standard way, as lines of ours: `logger` names the source, `line` is its text."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell = get_logger("library").error if record.levelno >= logging.ERROR else get_logger("library").warning
+        tell("library", logger=record.name, line=record.getMessage(), exc_info=record.exc_info or None)
 
 
 def _constant_fields(fields: dict[str, object]) -> Processor:

@@ -15,7 +15,7 @@ from tidemill.runtime.service import OutRecord
 from tidemill.scenarios import catalog
 from tidemill.scenarios.fraud import producer, producerrun
 from tidemill.scenarios.fraud.producerconfig import ProducerConfig, load_producer_config
-from tidemill.scenarios.fraud.producerrun import SENT_HEADER, Run, Summary, parts, source_topic
+from tidemill.scenarios.fraud.producerrun import SENT_HEADER, Run, Summary, source_topic, start_ms
 from tidemill.scenarios.fraud.simulator import EPOCH_MS
 
 WORLD = {"customers": 300, "terminals": 1_000, "seed": 1, "bad_share": 0.05}
@@ -87,7 +87,7 @@ def config(**changes: object) -> ProducerConfig:
 def run(settings: ProducerConfig, fake: Clock, stop_after: int | None = None) -> tuple[Summary, Ledger]:
     stop = Waiter(fake)
     ledger = Ledger(fake, stop, stop_after)
-    summary = Run(settings, PIPELINE, ledger, stop, lambda message: None).send(parts(settings, PIPELINE))
+    summary = Run(settings, PIPELINE, ledger, stop, lambda message: None).send(start_ms(settings))
     return summary, ledger
 
 

@@ -23,7 +23,9 @@ def transactions() -> Transactions:
 
 
 def settings(**changes: Any) -> StreamSettings:
-    return StreamSettings(**{"first_day": 0, "from_day": 0, "until_day": DAYS, "seed": 2, "bad_share": 0.05, **changes})
+    return StreamSettings(
+        **{"first_day": 0, "from_ms": EPOCH_MS, "until_day": DAYS, "seed": 2, "bad_share": 0.05, **changes}
+    )
 
 
 def records(transactions: Transactions, **changes: Any) -> list[WireRecord]:
@@ -146,13 +148,13 @@ def test_bad_records_have_ids_that_no_payment_has(transactions: Transactions) ->
 @pytest.mark.parametrize("cut", [1, 5, 11])
 def test_a_stream_cut_in_two_equals_the_whole(transactions: Transactions, cut: int) -> None:
     earlier = PaymentStream(transactions.first_days(cut), settings(until_day=cut))
-    later = PaymentStream(transactions, settings(from_day=cut))
+    later = PaymentStream(transactions, settings(from_ms=EPOCH_MS + cut * DAY_MS))
     assert earlier.encode(0, len(earlier)) + later.encode(0, len(later)) == records(transactions)
     assert earlier.manifest() + later.manifest() == PaymentStream(transactions, settings()).manifest()
 
 
 def test_a_stream_that_begins_later_has_no_truth_about_earlier_payments(transactions: Transactions) -> None:
-    stream = records(transactions, first_day=4, from_day=4)
+    stream = records(transactions, first_day=4, from_ms=EPOCH_MS + 4 * DAY_MS)
     ids = {json.loads(record.value)["payment_id"] for record in stream if is_valid_payment(record)}
     assert {json.loads(record.value)["payment_id"] for record in stream if record.role == CHARGEBACKS} <= ids
     assert stream[0].timestamp >= EPOCH_MS + 4 * DAY_MS

@@ -100,7 +100,8 @@ class TopicReader:
         return watermarks(self._consumer, self.partitions)
 
     def offsets_for_time(self, timestamp_ms: int) -> dict[Partition, int]:
-        """For each partition the first offset whose record is at least so new; its end if there is none.
+        """For each partition an offset from which the first record is the first that is at least so new; its end if
+        there is none.
 
         Found by bisection, so it is exact where timestamps ascend and near where they almost do. Kafka's own look-up
         will not do: it also matches transaction markers, which carry the broker's clock and not stream time. Blocks

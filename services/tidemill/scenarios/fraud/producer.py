@@ -11,14 +11,18 @@ from collections.abc import Callable
 from dataclasses import asdict
 from threading import Event
 
+from tidemill.domain.durations import DAY_MS
 from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import TidemillError
-from tidemill.runtime.kafka import Admin, PlainProducer
+from tidemill.runtime.kafka import Admin, PlainProducer, TopicReader
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.scenarios.fraud.producerconfig import ProducerConfig, load_producer_config
-from tidemill.scenarios.fraud.producerrun import Run, Summary, parts
+from tidemill.scenarios.fraud.producerrun import Run, Summary, source_topic, start_ms, topics_of
+from tidemill.scenarios.fraud.simulator import EPOCH_MS
 
 _ASK_S, _ASK_AGAIN_S = 5.0, 0.5
+_NEWEST_AMONG = 100
+"""Records at the end of a partition; they stand in the order of their time, but for a few."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,12 +50,33 @@ def _run(config: ProducerConfig, pipeline: Pipeline, stop: Event) -> Summary:
 
     sender = PlainProducer(config.bootstrap_servers, config.kafka_options)
     try:
-        run = Run(config, pipeline, sender, stop, report)
-        streams = parts(config, pipeline)
-        _wait_for_topics(config, run.topics, stop, report)
-        return run.send(streams)
+        _wait_for_topics(config, topics_of(pipeline), stop, report)
+        from_ms = start_ms(config)
+        if config.resume and not stop.is_set():
+            from_ms = max(from_ms, _sent_until(config, pipeline))
+            report(f"begins at day {(from_ms - EPOCH_MS) / DAY_MS:.1f}")
+        return Run(config, pipeline, sender, stop, report).send(from_ms)
     finally:
         sender.close()
+
+
+def _sent_until(config: ProducerConfig, pipeline: Pipeline) -> int:
+    """The stream time up to which every payment is in its topic; 0 if the topic is empty.
+
+    Partitions end at different times, the more so if a producer was killed: the earliest end counts. What is sent once
+    more has the ids that it had, and is dropped as a duplicate.
+    """
+    reader = TopicReader(config.bootstrap_servers, [source_topic(pipeline, "event")], options=config.kafka_options)
+    newest: dict[int, int] = {}
+    try:
+        ends = {partition: end for partition, end in reader.end_offsets().items() if end > 0}
+        reader.seek({partition: max(0, end - _NEWEST_AMONG) for partition, end in ends.items()})
+        while not reader.has_passed(ends):
+            for record in reader.poll():
+                newest[record.partition] = max(newest.get(record.partition, 0), record.timestamp)
+    finally:
+        reader.close()
+    return min(newest.values(), default=0)
 
 
 def _wait_for_topics(

@@ -21,6 +21,7 @@ class ProducerConfig(BaseSettings):
     seed: int = Field(0, ge=0, le=1_000, description="0 gives the published data")
     days: int = Field(100, ge=1, le=3_650, description="days of stream time")
     start_day: int = Field(0, ge=0, le=3_650, description="begin with this day; earlier payments are not sent")
+    resume: bool = Field(False, description="go on where the topic of payments ends, if that is later")
     endless: bool = Field(False, description="never end; `days` is then ignored")
     days_per_minute: float = Field(25.0, ge=0, description="speed of stream time; 0 is as fast as possible")
     rate: float | None = Field(None, gt=0, description="payments a second, evenly spaced, instead of stream time")

@@ -57,10 +57,16 @@ class Summary:
     """False when it was stopped before the last day."""
 
 
-def parts(config: ProducerConfig, pipeline: Pipeline) -> Iterator[PaymentStream]:
-    """The stream of `config`: one part, or endlessly many, each simulated while the one before is sent."""
+def start_ms(config: ProducerConfig) -> int:
+    """The stream time at which the stream of `config` begins."""
+    return EPOCH_MS + config.start_day * DAY_MS
 
-    def part(from_day: int, until_day: int) -> PaymentStream:
+
+def parts(config: ProducerConfig, pipeline: Pipeline, from_ms: int) -> Iterator[PaymentStream]:
+    """The stream of `config` from `from_ms` on: one part, or endlessly many, each simulated while the one before is
+    sent. Chargebacks of payments before `from_ms` are part of it."""
+
+    def part(begin_ms: int, until_day: int) -> PaymentStream:
         transactions = simulate(
             until_day,
             customers=config.customers,
@@ -70,7 +76,7 @@ def parts(config: ProducerConfig, pipeline: Pipeline) -> Iterator[PaymentStream]
         )
         settings = StreamSettings(
             first_day=config.start_day,
-            from_day=from_day,
+            from_ms=begin_ms,
             until_day=until_day,
             seed=config.seed,
             bad_share=config.bad_share,
@@ -80,14 +86,15 @@ def parts(config: ProducerConfig, pipeline: Pipeline) -> Iterator[PaymentStream]
         return PaymentStream(transactions, settings)
 
     if not config.endless:
-        yield part(config.start_day, config.start_day + config.days)
+        yield part(from_ms, config.start_day + config.days)
         return
-    from_day, until_day = config.start_day, config.start_day + _FIRST_HORIZON_DAYS
-    current = part(from_day, until_day)
+    begun = config.start_day + (from_ms - start_ms(config)) // DAY_MS
+    until_day = begun + _FIRST_HORIZON_DAYS
+    current = part(from_ms, until_day)
     with ThreadPoolExecutor(1) as pool:
         while True:
-            from_day, until_day = until_day, config.start_day + 2 * (until_day - config.start_day)
-            following = pool.submit(part, from_day, until_day)
+            ended, until_day = until_day, begun + 2 * (until_day - begun)
+            following = pool.submit(part, EPOCH_MS + ended * DAY_MS, until_day)
             yield current
             current = following.result()
 
@@ -103,6 +110,11 @@ def source_topic(pipeline: Pipeline, kind: str) -> str:
     )
 
 
+def topics_of(pipeline: Pipeline) -> frozenset[str]:
+    """The topics that a run writes."""
+    return frozenset(source_topic(pipeline, kind) for kind in ("event", "label"))
+
+
 class Run:
     """One run of the producer: sends parts in turn, by one schedule that spans them."""
 
@@ -110,6 +122,8 @@ class Run:
         self, config: ProducerConfig, pipeline: Pipeline, sender: Sender, stop: Event, report: Callable[[str], None]
     ) -> None:
         self._config = config
+        self._pipeline = pipeline
+        self._from_ms = 0
         self._topics = {PAYMENTS: source_topic(pipeline, "event"), CHARGEBACKS: source_topic(pipeline, "label")}
         self._sender = sender
         self._stop = stop
@@ -118,19 +132,15 @@ class Run:
         self._started_wall_ms = 0
         self._next_report = 0.0
 
-    @property
-    def topics(self) -> frozenset[str]:
-        """The topics that this run writes."""
-        return frozenset(self._topics.values())
-
-    def send(self, streams: Iterator[PaymentStream]) -> Summary:
-        """Blocks until everything is acknowledged, or until `stop` is set: then what was sent so far is."""
+    def send(self, from_ms: int) -> Summary:
+        """Send the stream from `from_ms` on. Blocks until everything is acknowledged, or until `stop` is set: then what
+        was sent so far is."""
         self._started, self._started_wall_ms = clock.monotonic(), clock.wall_ms()
         self._next_report = self._started + _PROGRESS_S
-        begin_ms = until_ms = EPOCH_MS + self._config.start_day * DAY_MS
+        self._from_ms = until_ms = from_ms
         total: Manifest | None = None
         complete = True
-        for stream in streams:
+        for stream in parts(self._config, self._pipeline, from_ms):
             sent = self._send_part(stream, total.payments if total else 0)
             held = stream.manifest(sent)
             total = held if total is None else total + held
@@ -146,7 +156,7 @@ class Run:
             bad=total.bad,
             dead_letters=total.dead_letters,
             duplicates=total.duplicates,
-            stream_from_ms=begin_ms,
+            stream_from_ms=from_ms,
             stream_until_ms=until_ms,
             wall_seconds=round(clock.monotonic() - self._started, 3),
             complete=complete,
@@ -177,7 +187,7 @@ class Run:
             return due_by_rate(stream.payments_before() + payments_before, config.rate)
         if config.days_per_minute == 0:
             return None
-        return due_by_stream_time(stream.times, EPOCH_MS + config.start_day * DAY_MS, config.days_per_minute)
+        return due_by_stream_time(stream.times, self._from_ms, config.days_per_minute)
 
     def _send_records(self, stream: PaymentStream, first: int, last: int, due_s: list[float]) -> None:
         send, topics, start_ms = self._sender.send, self._topics, self._started_wall_ms

@@ -7,7 +7,7 @@ from typing import Final
 from tidemill.domain.durations import DAY_MS
 from tidemill.scenarios.catalog import Scenario
 from tidemill.scenarios.fraud.cache import default_cache_dir
-from tidemill.scenarios.fraud.simulator import simulate
+from tidemill.scenarios.fraud.simulator import EPOCH_MS, simulate
 from tidemill.scenarios.fraud.stream import CHARGEBACKS, PAYMENTS, PaymentStream, StreamSettings
 
 
@@ -32,7 +32,7 @@ class FraudScenario:
     @staticmethod
     def _values(days: int, seed: int, role: str) -> Iterator[bytes]:
         transactions = simulate(days, seed=seed, cache_dir=default_cache_dir())
-        settings = StreamSettings(first_day=0, from_day=0, until_day=days, seed=seed, bad_share=0.0)
+        settings = StreamSettings(first_day=0, from_ms=EPOCH_MS, until_day=days, seed=seed, bad_share=0.0)
         for batch in PaymentStream(transactions, settings).batches(DAY_MS):
             for record in batch:
                 if record.role == role:

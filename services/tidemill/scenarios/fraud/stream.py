@@ -41,7 +41,7 @@ class StreamSettings:
 
     first_day: int
     """Payments before it do not exist for this stream, nor do their chargebacks."""
-    from_day: int
+    from_ms: int
     """Records begin here; later than `first_day` when an earlier part was streamed before."""
     until_day: int
     """Records end at its midnight: chargebacks known later have not happened yet."""
@@ -91,10 +91,8 @@ class PaymentStream:
         sort = np.repeat(np.array([_CHARGEBACK, _PAYMENT, _BAD], np.int8), [len(rows), len(rows), len(bad_rows)])
         # Position within a sort's own columns: bad records need theirs, a row can have only one.
         own = np.concatenate([rows, rows, np.arange(len(bad_rows), dtype=np.int32)])
-        begin, end = (EPOCH_MS + day * DAY_MS for day in (settings.from_day, settings.until_day))
-        inside = np.flatnonzero(
-            (times >= begin) & (times < end) & (paid_at[row] >= EPOCH_MS + settings.first_day * DAY_MS)
-        )
+        first, end = (EPOCH_MS + day * DAY_MS for day in (settings.first_day, settings.until_day))
+        inside = np.flatnonzero((times >= settings.from_ms) & (times < end) & (paid_at[row] >= first))
         order = inside[np.lexsort((row[inside], sort[inside], times[inside]))]
         self.times: NDArray[np.int64] = times[order]
         self._row, self._sort, self._own = row[order], sort[order], own[order]
