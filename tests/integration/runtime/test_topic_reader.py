@@ -102,3 +102,13 @@ def test_a_reader_passes_an_end_behind_which_the_stream_flows_on(log: Log, reade
     assert not reader.has_passed(ends)
     read(reader, 12)
     assert reader.has_passed(ends)
+
+
+def test_watermarks_of_topics_that_were_made_this_moment_are_waited_for(kafka: str, unique: str) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka})
+    names = [f"{unique}-{number}" for number in range(10)]
+    for made in admin.create_topics([NewTopic(name, 4, 1) for name in names]).values():
+        made.result(30)
+    fresh = TopicReader(kafka, names)
+    assert set(fresh.watermarks().values()) == {(0, 0)}
+    fresh.close()

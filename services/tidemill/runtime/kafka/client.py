@@ -10,7 +10,6 @@ from tidemill.errors import Fenced, StateCorrupt
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
 from tidemill.runtime.kafka.producer import TransactionalProducer
-from tidemill.runtime.kafka.reader import watermarks
 from tidemill.runtime.kafka.records import drain, harmless, sort_out
 from tidemill.runtime.kafka.settings import (
     CALL_TIMEOUT_S,
@@ -20,6 +19,7 @@ from tidemill.runtime.kafka.settings import (
     refused,
     writing_settings,
 )
+from tidemill.runtime.kafka.watermarks import watermarks
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.ports import Partition, Polled, RebalanceListener, Watermarks
 from tidemill.runtime.service import OutRecord

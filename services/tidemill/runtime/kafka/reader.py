@@ -17,6 +17,7 @@ from confluent_kafka import (
 from tidemill.errors import TidemillError
 from tidemill.runtime.kafka.records import drain, harmless, sort_out
 from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, error_of, reading_settings, refused
+from tidemill.runtime.kafka.watermarks import watermarks
 from tidemill.runtime.ports import Partition, Watermarks
 from tidemill.runtime.service import Record
 
@@ -169,29 +170,6 @@ def partition_numbers(consumer: Consumer, topic: str) -> list[int]:
     if metadata.error is not None:
         raise TidemillError(f"topic {topic} does not exist", hint="`tidemill topics apply` creates a pipeline's topics")
     return sorted(metadata.partitions)
-
-
-def watermarks(consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, Watermarks]:
-    """Asks the leaders, for all partitions at once: an answer may have to wait for a fetch on the same connection.
-
-    Under read_committed the high one is the last stable offset.
-    """
-    low, high = (_logical(consumer, partitions, end) for end in (OFFSET_BEGINNING, OFFSET_END))
-    return {partition: Watermarks(low[partition], high[partition]) for partition in partitions}
-
-
-def _logical(consumer: Consumer, partitions: Sequence[Partition], logical: int) -> dict[Partition, int]:
-    """The offsets that OFFSET_BEGINNING or OFFSET_END stand for: the protocol's look-up by time has both."""
-    if not partitions:
-        return {}
-    try:
-        found = consumer.offsets_for_times([TopicPartition(*at, logical) for at in partitions], timeout=CALL_TIMEOUT_S)
-        for at in found:
-            if at.error is not None:
-                raise KafkaException(at.error)
-    except KafkaException as exception:
-        raise refused("asking for watermarks", error_of(exception)) from None
-    return {(at.topic, at.partition): at.offset for at in found}
 
 
 def _first(start: Start, partition: Partition) -> int:
