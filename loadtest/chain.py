@@ -58,8 +58,11 @@ class Harness:
     auditor: Auditor
 
     def cpu_seconds(self) -> float:
+        """So far. Raises TidemillError if one of them has ended."""
         producer, auditor = self.producer.usage("producer"), process_usage(self.auditor.pid)
-        return sum(usage.cpu_seconds for usage in (producer, auditor) if usage)
+        if producer is None or auditor is None:
+            raise TidemillError("The producer or the audit ended within the measurement.", hint="See the logs.")
+        return producer.cpu_seconds + auditor.cpu_seconds
 
 
 def cpu_seconds(stack: Stack) -> dict[str, float]:
@@ -80,7 +83,7 @@ def measure(stack: Stack, harness: Harness, step: Step) -> dict[str, Any]:
     before, used, lag, started = harness.auditor.reset(), cpu_seconds(stack), total_lag(stack), clock.monotonic()
     harness_used = harness.cpu_seconds()
     watch_for(stack, step.seconds)
-    after, used_after, lag_after = harness.auditor.progress(), cpu_seconds(stack), total_lag(stack)
+    after, used_after, lag_after = harness.auditor.close_window(), cpu_seconds(stack), total_lag(stack)
     harness_used = harness.cpu_seconds() - harness_used
     seconds = clock.monotonic() - started
     events = after["predictions"] - before["predictions"]
@@ -142,7 +145,6 @@ def run_step(step: Step, folder: Path) -> dict[str, Any]:
             wait_for_flow(stack, auditor)
             watch_for(stack, step.warm_up)
             measured = measure(stack, Harness(producer, auditor), step)
-            latency = auditor.latency()
             producer.stop()
             sent = json.loads((folder / "producer.json").read_text("utf-8"))
             drain(stack, auditor, sent["payments"])
@@ -151,7 +153,8 @@ def run_step(step: Step, folder: Path) -> dict[str, Any]:
             producer.stop()
             auditor.close()
     compared = {name: report[name] for name in ("events", "predictions", "missing", "repeated", "foreign", "unnamed")}
-    return {"rate": step.rate, **measured, "latency_ms": latency, "sent": sent["payments"], "compared": compared}
+    measured["latency_ms"] = report["latency_ms"]
+    return {"rate": step.rate, **measured, "sent": sent["payments"], "compared": compared}
 
 
 def wait_for_flow(stack: Stack, auditor: Auditor) -> None:

@@ -135,6 +135,9 @@ def test_up_serves_shows_its_dead_letters_outlives_a_kill_and_drains(running: Ru
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: running.pid_of("inference") not in (None, victim), within_s=60)
     eventually(lambda: running.status()[0] == 0, within_s=90)
+    reader = TopicReader(running.servers, ["fraud-predictions"], start="latest")
+    eventually(lambda: reader.poll(), within_s=60)
+    reader.close()
 
     running.process.send_signal(signal.SIGINT)
     running.process.communicate(timeout=120)

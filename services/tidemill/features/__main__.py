@@ -1,4 +1,4 @@
-"""`python -m tidemill.features`: settings from TIDEMILL_*, then one stage or the join, as TIDEMILL_STAGE says."""
+"""`python -m tidemill.features`: settings from TIDEMILL_*, then the stages and joins that TIDEMILL_STAGE names."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def main() -> int:
             seed=config.kernel_seed_dir,
             fallback=config.data_dir / "kernels",
         )
-        return process.run(config, load_pipeline(config.pipeline))
+        return process.run(config, [load_pipeline(name) for name in config.pipelines])
     except TidemillError as error:
         get_logger("main").error("stopped", reason=error.message, hint=error.hint, exit_code=error.exit_code)
         return error.exit_code

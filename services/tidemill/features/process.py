@@ -1,36 +1,63 @@
-"""One process of the feature processor: a keyed stage, or the join with labels."""
+"""One process of the feature processor: keyed stages and joins with labels, of one pipeline or several."""
+
+from collections.abc import Sequence
 
 from tidemill import clock
 from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import ConfigurationError
-from tidemill.features.config import FeaturesConfig
+from tidemill.features.config import OUTCOMES_STAGE, FeaturesConfig
 from tidemill.features.metrics import FEATURES, OUTCOMES, JoinMetrics, StageMetrics
 from tidemill.features.outcomes import OutcomeStage, outcome_inputs
-from tidemill.runtime.health import Health, serve_http
+from tidemill.runtime.health import Health, SharedHealth, serve_http
 from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.metrics import Metrics
-from tidemill.runtime.run import run_service
+from tidemill.runtime.run import Unit, run_units
 from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
 
-OUTCOMES_STAGE = "outcomes"
 _OUTCOMES_GAP_MS = 100.0
 """An outcome is days old when it is written."""
 
 
-def run(config: FeaturesConfig, pipeline: Pipeline) -> int:
+def run(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> int:
     """Blocks until a signal or a fatal error; returns the exit code. Raises TidemillError before anything runs."""
-    spec = service_spec(pipeline, config.stage)
-    metrics = Metrics(
-        {"pipeline": pipeline.name, "service": spec.name}, OUTCOMES if config.stage == OUTCOMES_STAGE else FEATURES
-    )
-    health = Health(spec.name, metrics, config.instance)
-    server = serve_http(config, health)
+    chosen = chosen_stages(config, pipelines)
+    specs = [service_spec(pipeline, stage) for pipeline, stage in chosen]
+    metrics: list[Metrics] = []
+    for spec, (_, stage) in zip(specs, chosen, strict=True):
+        constant = {"pipeline": spec.pipeline, "service": spec.name}
+        declared = OUTCOMES if stage == OUTCOMES_STAGE else FEATURES
+        metrics.append(Metrics(constant, declared, metrics[0] if metrics else None))
+    healths = [
+        Health(spec.name if len(chosen) == 1 else spec.group, metric, config.instance)
+        for spec, metric in zip(specs, metrics, strict=True)
+    ]
+    server = serve_http(config, healths[0] if len(healths) == 1 else SharedHealth(healths))
     try:
-        return run_service(spec, config, _service(pipeline, config.stage, metrics, health), health)
+        units = [
+            Unit(spec, _service(pipeline, stage, health.metrics, health), health)
+            for spec, (pipeline, stage), health in zip(specs, chosen, healths, strict=True)
+        ]
+        return run_units(units, config)
     finally:
         server.close()
+
+
+def chosen_stages(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> list[tuple[Pipeline, str]]:
+    """Each stage to run. Raises ConfigurationError where one is named twice, or two pipelines have one name."""
+    chosen = [
+        (pipeline, stage)
+        for pipeline in pipelines
+        for stage in config.stages_of([one.entity for one in pipeline.features.stages])
+    ]
+    names = [service_spec(pipeline, stage).group for pipeline, stage in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(
+            f"this process would run {', '.join(twice)} more than once",
+            hint="TIDEMILL_PIPELINE and TIDEMILL_STAGE name each pipeline and stage once",
+        )
+    return chosen
 
 
 def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:

@@ -2,8 +2,8 @@
 
 `python -m tidemill.local.audit --bootstrap-servers … --pipeline fraud` reads from the start of every topic, with
 `read_committed`, and answers commands on stdin, one a line, each with one JSON line on stdout: `progress` (cheap
-counts), `latency`, `report` (the books closed as they stand), `reset` (latencies are counted from here on). End of
-input ends it.
+counts), `report` (the books closed as they stand), `reset` and `window` (latencies are those of the events sent between
+the two). End of input ends it.
 """
 
 import argparse
@@ -42,21 +42,21 @@ class Audit:
         events = next(source for source in pipeline.ingest.sources if source.kind == "event" and source.topic)
         self._raw_topic = events.topic or ""
         self._events_topic = pipeline.topic("events")
-        self._predictions_topic = pipeline.topic("predictions")
+        self._predictions_topic, self._drift_topic = pipeline.topic("predictions"), pipeline.topic("drift")
         self._label_topics = {source.topic for source in pipeline.ingest.sources if source.kind == "label"}
         id_field = events.fields["id"].source or "id"
         self.ledger = Ledger(id_field, len(pipeline.feature_names), feature_set_hash(pipeline))
         self.scorecard = Scorecard(pipeline.model.output)
         self._sent: dict[str, float] = {}
         self._arrived: dict[str, float] = {}
-        self._timed_from = 0.0
+        self._timed_from, self._timed_until = 0.0, float("inf")
         self._latencies: list[float] = []
         self._sink = {
             self._raw_topic: self._raw,
             pipeline.topic("dlq"): self._dead_letter,
             self._predictions_topic: self._prediction,
             pipeline.topic("outcomes"): self._outcome,
-            pipeline.topic("drift"): self._drift,
+            self._drift_topic: self._drift,
             pipeline.topic("decisions"): self._decision,
             pipeline.topic("models"): self._model,
         }
@@ -68,8 +68,8 @@ class Audit:
 
     @property
     def timed_topics(self) -> tuple[str, ...]:
-        """Read as promptly as Kafka hands them out."""
-        return (self._predictions_topic,)
+        """Read as promptly as Kafka hands them out: what times are taken of."""
+        return (self._predictions_topic, self._drift_topic)
 
     @property
     def other_topics(self) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Audit:
         """Book the latency of `name` once both its event and its prediction have been read, in whatever order."""
         if name in self._sent and name in self._arrived:
             sent, arrived = self._sent.pop(name), self._arrived.pop(name)
-            if sent >= self._timed_from:
+            if self._timed_from <= sent < self._timed_until:
                 self._latencies.append(arrived - sent)
 
     def _outcome(self, record: Record, now_ms: float) -> None:
@@ -142,9 +142,14 @@ class Audit:
             self.manifests[entry["version"]] = entry
 
     def reset(self, now_ms: float) -> dict[str, Any]:
-        """Time only what is sent from now on: a warm-up is over."""
-        self._timed_from = now_ms
+        """Time only what is meant to be sent from now on: a warm-up is over."""
+        self._timed_from, self._timed_until = now_ms, float("inf")
         self._latencies.clear()
+        return self.progress()
+
+    def close_window(self, now_ms: float) -> dict[str, Any]:
+        """Time only what was meant to be sent before now; its predictions are still timed when they come."""
+        self._timed_until = now_ms
         return self.progress()
 
     def progress(self) -> dict[str, Any]:
@@ -158,9 +163,13 @@ class Audit:
         }
 
     def latency(self) -> dict[str, Any]:
-        """Milliseconds from the moment an event was meant to be sent until its prediction was read."""
+        """Milliseconds from the moment an event was meant to be sent until its prediction was read. `unanswered` ones
+        have none yet: with many of them, the percentiles say too little."""
         p50, p99 = percentiles(self._latencies, (0.5, 0.99))
-        return {"p50": _rounded(p50), "p99": _rounded(p99), "samples": len(self._latencies)}
+        unanswered = sum(self._timed_from <= sent < self._timed_until for sent in self._sent.values())
+        return {
+            "p50": _rounded(p50), "p99": _rounded(p99), "samples": len(self._latencies), "unanswered": unanswered
+        }  # fmt: skip
 
     def report(self) -> dict[str, Any]:
         """The audit's part of the demo's summary."""
@@ -235,8 +244,6 @@ class _Readers:
         """Book everything that is there now; a stream that flows on does not keep this from returning."""
         readers = (self._timed, self._patient)
         ends = [reader.end_offsets() for reader in readers]
-        for reader in readers:
-            reader.recheck_ends()
         while not all(reader.has_passed(end) for reader, end in zip(readers, ends, strict=True)):
             self.poll()
 
@@ -257,8 +264,8 @@ def _serve(audit: Audit, readers: _Readers) -> None:
                 answer = audit.report()
             elif command == "reset":
                 answer = audit.reset(clock.wall_ms())
-            elif command == "latency":
-                answer = audit.latency()
+            elif command == "window":
+                answer = audit.close_window(clock.wall_ms())
             else:
                 answer = audit.progress()
             sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")

@@ -38,9 +38,9 @@ class Auditor:
         """Counts so far, and latencies are measured anew from here on."""
         return self._ask(b"reset\n")
 
-    def latency(self) -> dict[str, Any]:
-        """Percentiles so far, at once: to close the books keeps the clock of predictions that arrive meanwhile."""
-        return self._ask(b"latency\n")
+    def close_window(self) -> dict[str, Any]:
+        """Counts so far, and events sent from here on are not timed; those sent before are, whenever they arrive."""
+        return self._ask(b"window\n")
 
     def report(self) -> dict[str, Any]:
         """The books closed as they stand; a few seconds for a million events."""

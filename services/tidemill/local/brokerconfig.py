@@ -35,9 +35,9 @@ def server_properties(port: int, controller_port: int, data_dir: Path) -> str:
         "group.consumer.session.timeout.ms": 6000,
         "group.consumer.min.heartbeat.interval.ms": 500,
         "group.consumer.heartbeat.interval.ms": 1000,
-        # Asks the coordinator once more for each partition of each transaction, because of producers that write on
-        # after their transaction has ended. Ours take a new epoch whenever a request was lost, which refuses such
-        # writes; without the question four stages take a third less time (services/decisions/0005).
+        # Asks the coordinator once more for each partition of each transaction, against a write that arrives after its
+        # transaction has ended. On one loopback broker that needs a request that outlasts its time-out and the abort;
+        # without the question four stages take a third less time (services/decisions/0005).
         "transaction.partition.verification.enable": "false",
         "auto.create.topics.enable": "false",
         # Simulated streams carry the dates of their events: no retention by time unless a topic asks for it, and any

@@ -73,12 +73,20 @@ class Takeover:
 
     def _check_offsets_kept(self, committed: dict[Partition, int | None], with_state: list[int]) -> None:
         """State and offsets are written together, so state without any offset means that the offsets were lost: to
-        begin again would count every record a second time."""
+        begin again would count every record a second time.
+
+        A topic of the input may be new, or its partition have had no record yet: what tells is that the group has no
+        offset for any.
+        """
         for number in with_state:
-            if all(offset is None for (_, partition), offset in committed.items() if partition == number):
+            known = committed
+            if all(offset is None for (_, partition), offset in known.items() if partition == number):
+                numbers = {partition for _, partition in (*committed, *self._log.owned())}
+                known = self._log.committed([(topic.name, one) for topic in self._spec.inputs for one in numbers])
+            if all(offset is None for offset in known.values()):
                 raise StateCorrupt(
                     f"{self._spec.state_topic}/{number} holds state, but group {self._spec.group} has no committed "
-                    f"offset for partition {number} of its input",
+                    "offset for any partition of its input",
                     hint="the group was deleted or its offsets expired (offsets.retention.minutes): set its offsets "
                     "with kafka-consumer-groups.sh to go on from there, or delete and recreate the state topic to "
                     "begin anew",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 import uvicorn
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -47,6 +47,10 @@ class Health:
         self._last_beat = clock.monotonic()
 
     @property
+    def registry(self) -> CollectorRegistry:
+        return self.metrics.registry
+
+    @property
     def ready(self) -> bool:
         return self._ready
 
@@ -58,6 +62,31 @@ class Health:
 
     def seconds_since_beat(self) -> float:
         return clock.monotonic() - self._last_beat
+
+
+class SharedHealth:
+    """Several stages in one process, seen as one: ready when all are, alive while all are. Thread-safe."""
+
+    def __init__(self, healths: Sequence[Health]) -> None:
+        self._healths = healths
+        self.service = "+".join(health.service for health in healths)
+        self.instance = healths[0].instance
+        self.registry = healths[0].registry
+
+    @property
+    def ready(self) -> bool:
+        return all(health.ready for health in self._healths)
+
+    def snapshot(self) -> dict[str, object]:
+        """The whole, and each stage under its name."""
+        stages = {health.service: health.snapshot() for health in self._healths}
+        reason = "; ".join(f"{name}: {stage['reason']}" for name, stage in stages.items() if not stage["ready"])
+        about: dict[str, object] = {"service": self.service, "instance": self.instance}
+        return {**about, "ready": not reason, "reason": reason, "info": {}, "stages": stages}
+
+    def seconds_since_beat(self) -> float:
+        """Of the one that has been silent longest."""
+        return max(health.seconds_since_beat() for health in self._healths)
 
 
 class HttpServer:
@@ -76,7 +105,7 @@ class HttpServer:
         self._listener.close()
 
 
-def serve_http(config: RuntimeConfig, health: Health, routes: Sequence[BaseRoute] = ()) -> HttpServer:
+def serve_http(config: RuntimeConfig, health: Health | SharedHealth, routes: Sequence[BaseRoute] = ()) -> HttpServer:
     """Listen (the socket accepts at return) and write the endpoint file, if one is asked for.
 
     Raises EnvironmentUnusable if the address is taken.
@@ -125,7 +154,7 @@ def url_of(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def write_endpoint(path: Path, health: Health, url: str) -> None:
+def write_endpoint(path: Path, health: Health | SharedHealth, url: str) -> None:
     """Written beside and renamed, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(path.suffix + ".part")
@@ -134,7 +163,7 @@ def write_endpoint(path: Path, health: Health, url: str) -> None:
     part.replace(path)
 
 
-def _health_routes(health: Health) -> list[BaseRoute]:
+def _health_routes(health: Health | SharedHealth) -> list[BaseRoute]:
     async def livez(_: Request) -> Response:
         silent = health.seconds_since_beat()
         alive = silent < STALLED_AFTER_S
@@ -144,7 +173,7 @@ def _health_routes(health: Health) -> list[BaseRoute]:
         return JSONResponse(health.snapshot(), 200 if health.ready else 503)
 
     async def metrics(_: Request) -> Response:
-        text = generate_latest(health.metrics.registry)
+        text = generate_latest(health.registry)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]

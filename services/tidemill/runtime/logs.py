@@ -36,8 +36,11 @@ class _Libraries(logging.Handler):
     """What libraries log in the standard way, as lines of ours: `logger` names the source, `line` is its text."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell = get_logger("library").error if record.levelno >= logging.ERROR else get_logger("library").warning
-        tell("library", logger=record.name, line=record.getMessage(), exc_info=record.exc_info or None)
+        try:
+            fields = {"logger": record.name, "line": record.getMessage(), "exc_info": record.exc_info or None}
+            get_logger("library").log(record.levelno, "library", **fields)
+        except Exception:
+            self.handleError(record)  # a faulty line of a library must not end the task that wrote it
 
 
 def _constant_fields(fields: dict[str, object]) -> Processor:

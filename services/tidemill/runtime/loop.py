@@ -215,6 +215,9 @@ class Loop:
         began = clock.monotonic()
         # Output without input (a timer's) commits the offsets as they are: they carry the generation that fences it.
         positions = self._pending.positions or self._starts
+        bare = {entry.partition for entry in output.state} - {number for _, number in positions}
+        if bare:  # where there is state, there is an offset: a takeover relies on it
+            positions = positions | {at: offset for at, offset in self._starts.items() if at[1] in bare}
         run_transaction(self._log, self._spec, output, positions, deadline, self.after_step)
         ended = clock.monotonic()
         self._service.committed()

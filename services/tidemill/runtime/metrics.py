@@ -77,21 +77,29 @@ RUNTIME = (
 
 
 class Metrics:
-    """The declared metrics of one process, with `pipeline` and `service` filled in. Thread-safe."""
+    """The declared metrics of one stage, with `pipeline` and `service` filled in. Thread-safe.
 
-    def __init__(self, constant: Mapping[str, str], declared: Sequence[Declared] = ()) -> None:
-        self.registry = CollectorRegistry()
+    Several stages in one process share a registry: `beside` is any one of the others.
+    """
+
+    def __init__(
+        self, constant: Mapping[str, str], declared: Sequence[Declared] = (), beside: "Metrics | None" = None
+    ) -> None:
+        self.registry: CollectorRegistry = beside.registry if beside else CollectorRegistry()
         self._constant = tuple(constant[label] for label in COMMON_LABELS)
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._histograms: dict[str, Histogram] = {}
+        self._counters: dict[str, Counter] = beside._counters if beside else {}
+        self._gauges: dict[str, Gauge] = beside._gauges if beside else {}
+        self._histograms: dict[str, Histogram] = beside._histograms if beside else {}
         self._children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
         self.declare(RUNTIME)
         self.declare(declared)
 
     def declare(self, declared: Sequence[Declared]) -> None:
         """Add a service's own metrics."""
+        known = (*self._counters, *self._gauges, *self._histograms)
         for metric in declared:
+            if metric.name in known:
+                continue  # by a stage beside this one: a name is declared once in the project
             labels = (*COMMON_LABELS, *metric.labels)
             if metric.kind == "counter":
                 self._counters[metric.name] = Counter(metric.name, metric.help, labels, registry=self.registry)

@@ -1,9 +1,12 @@
-"""Runs one stage as a process: waits for Kafka and its topics, drives the loop, leaves on a signal."""
+"""Runs stages as a process: waits for Kafka and their topics, drives a loop each, leaves on a signal."""
 
 import gc
 import signal
-from collections.abc import Iterable
-from threading import Event
+from collections.abc import Iterable, Sequence
+from threading import Event, Thread
+from typing import NamedTuple
+
+import structlog
 
 from tidemill import clock
 from tidemill.errors import TidemillError
@@ -15,23 +18,62 @@ from tidemill.runtime.loop import Loop
 from tidemill.runtime.service import Service
 from tidemill.runtime.spec import Replaying, ServiceSpec
 
-__all__ = ["Replaying", "ServiceSpec", "run_service"]
+__all__ = ["Replaying", "ServiceSpec", "Unit", "run_service", "run_units"]
 
 _ASK_EVERY_S = 0.5
 _TELL_EVERY_S = 10.0
+_LOOK_EVERY_S = 0.2
+_THREAD_DIED = 1
 _log = get_logger("run")
 
 
-def run_service(spec: ServiceSpec, config: RuntimeConfig, service: Service, health: Health) -> int:
-    """Blocks until SIGTERM, SIGINT or a fatal error, and returns the exit code (0 after a signal).
+class Unit(NamedTuple):
+    """One stage of one pipeline in this process: a consumer, a transactional producer and a loop of its own."""
 
-    Call it on the main thread. It sets up logging, waits for Kafka and every topic of `spec` for as long as it takes,
-    and closes `service`. The HTTP server is the caller's: `serve_http(config, health, routes)` before, `close` after.
+    spec: ServiceSpec
+    service: Service
+    health: Health
+
+
+def run_service(spec: ServiceSpec, config: RuntimeConfig, service: Service, health: Health) -> int:
+    """`run_units` with one."""
+    return run_units([Unit(spec, service, health)], config)
+
+
+def run_units(units: Sequence[Unit], config: RuntimeConfig) -> int:
+    """Blocks until SIGTERM, SIGINT or a fatal error of any unit, and returns the exit code (0 after a signal).
+
+    Call it on the main thread; several units get a thread each, and where one ends, the others commit and end too. It
+    sets up logging, waits for Kafka and every topic of a unit for as long as it takes, and closes the services. The
+    HTTP server is the caller's: `serve_http(config, health, routes)` before, `close` after.
     """
-    configure_logs(config.log_level, config.log_format, service=spec.group, instance=config.instance)
+    configure_logs(config.log_level, config.log_format, service=units[0].spec.group, instance=config.instance)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _tune_garbage_collector()
+    if len(units) == 1:
+        return _run(units[0], config, stop)
+    codes: list[int] = []
+
+    def run(unit: Unit) -> None:
+        structlog.contextvars.bind_contextvars(service=unit.spec.group)
+        try:
+            codes.append(_run(unit, config, stop))
+        finally:
+            stop.set()
+
+    threads = [Thread(target=run, args=(unit,), name=unit.spec.group) for unit in units]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():  # a join without a limit would hold back the signal
+            thread.join(_LOOK_EVERY_S)
+    return max(codes) if len(codes) == len(units) else _THREAD_DIED
+
+
+def _run(unit: Unit, config: RuntimeConfig, stop: Event) -> int:
+    spec, service, health = unit
     _log.info("starting", inputs=[topic.name for topic in spec.inputs])
     try:
         wait_for_topics(config, _topics(spec), health, stop)
@@ -42,7 +84,6 @@ def run_service(spec: ServiceSpec, config: RuntimeConfig, service: Service, heal
     if stop.is_set():
         service.close()
         return 0
-    _tune_garbage_collector()
     identity = KafkaIdentity(
         config.bootstrap_servers, spec.group, config.instance, config.group_protocol, config.kafka_options
     )

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tidemill.errors import ConfigurationError
+from tidemill.features.config import FeaturesConfig
 from tidemill.features.kernel_cache import prepare_cache
-from tidemill.features.process import service_spec
+from tidemill.features.process import chosen_stages, service_spec
 from tidemill.runtime.pipelinefile import load_pipeline
 
 FRAUD = load_pipeline("fraud")
@@ -61,3 +62,22 @@ def test_a_stage_that_the_pipeline_lacks_is_refused_with_those_it_has() -> None:
     with pytest.raises(ConfigurationError) as refused:
         service_spec(FRAUD, "merchant")
     assert "customer, terminal, outcomes" in refused.value.hint
+
+
+def config(**settings: str) -> FeaturesConfig:
+    return FeaturesConfig.model_validate({"bootstrap_servers": "none", "pipeline": "fraud", "stage": "all", **settings})
+
+
+def test_a_process_may_run_all_stages_of_several_pipelines() -> None:
+    other = FRAUD.model_copy(update={"name": "other"})
+    chosen = [(pipeline.name, stage) for pipeline, stage in chosen_stages(config(), [FRAUD, other])]
+    stages = ("customer", "terminal", "outcomes")
+    assert chosen == [(name, stage) for name in ("fraud", "other") for stage in stages]
+    assert config(pipeline="fraud, other.yaml").pipelines == ["fraud", "other.yaml"]
+    two = chosen_stages(config(stage="terminal, customer"), [FRAUD])
+    assert [stage for _, stage in two] == ["terminal", "customer"]
+
+
+def test_a_stage_that_would_run_twice_in_one_process_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="fraud-features-customer more than once"):
+        chosen_stages(config(stage="customer,customer"), [FRAUD])

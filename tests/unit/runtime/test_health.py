@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from tidemill import clock
 from tidemill.errors import EnvironmentUnusable
 from tidemill.runtime import health as module
 from tidemill.runtime.config import RuntimeConfig
-from tidemill.runtime.health import Health, HttpServer, serve_http
+from tidemill.runtime.health import Health, HttpServer, SharedHealth, serve_http
 from tidemill.runtime.metrics import RUNTIME, Declared, Metrics
 
 
@@ -110,3 +111,35 @@ def test_what_is_not_declared_cannot_be_emitted(health: Health) -> None:
     health.metrics.count("tidemill_toy_things_total", 2, "big")
     labels = {"pipeline": "p", "service": "features-customer", "kind": "big"}
     assert health.metrics.registry.get_sample_value("tidemill_toy_things_total", labels) == 2
+
+
+def test_several_stages_in_one_process_are_ready_when_all_are_and_share_one_exposition(tmp_path: Path) -> None:
+    first = Metrics({"pipeline": "p", "service": "features-a"})
+    second = Metrics({"pipeline": "p", "service": "features-b"}, beside=first)
+    stages = [Health("p-features-a", first), Health("p-features-b", second)]
+    server = serve_http(config(tmp_path), SharedHealth(stages))
+    try:
+        stages[0].set_ready(True)
+        stages[1].set_ready(False, "restoring state")
+        status, body = get(f"{server.url}/readyz")
+        assert (status, json.loads(body)["reason"]) == (503, "p-features-b: restoring state")
+        stages[1].set_ready(True)
+        status, body = get(f"{server.url}/readyz")
+        assert (status, json.loads(body)["stages"]["p-features-a"]["ready"]) == (200, True)
+        for metrics, count in ((first, 2), (second, 5)):
+            metrics.count("tidemill_runtime_records_total", count, "t")
+        _, body = get(f"{server.url}/metrics")
+        lines = body.decode().splitlines()
+        counts = [line.rpartition(" ")[2] for line in lines if line.startswith("tidemill_runtime_records_total{")]
+        assert sorted(counts) == ["2.0", "5.0"]
+        assert sum(line.startswith("# TYPE tidemill_runtime_records_total ") for line in lines) == 1
+    finally:
+        server.close()
+
+
+def test_one_silent_stage_is_the_silence_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [Health(name, Metrics({"pipeline": "p", "service": name})) for name in ("a", "b")]
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 100)
+    stages[0].beat()
+    assert SharedHealth(stages).seconds_since_beat() >= 100

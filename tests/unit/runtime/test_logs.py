@@ -38,3 +38,11 @@ def test_a_librarys_exception_keeps_its_traceback(capsys: pytest.CaptureFixture[
         logging.getLogger("faust").exception("crashed")
     line = json.loads(capsys.readouterr().err)
     assert line["exception"][0]["exc_value"] == "torn"
+
+
+def test_a_faulty_log_call_does_not_raise_in_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    logging.getLogger("aiokafka").warning("%d of %d", "one")
+    logging.getLogger("aiokafka").critical("gone")
+    line = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (line["level"], line["line"]) == ("critical", "gone")

@@ -19,7 +19,7 @@ from tidemill.runtime.loop import Loop
 from tidemill.runtime.memory import MemoryBroker, MemoryClient
 from tidemill.runtime.metrics import Metrics
 from tidemill.runtime.ports import Partition
-from tidemill.runtime.service import OutRecord
+from tidemill.runtime.service import Output, OutRecord, StateEntry
 from tidemill.runtime.spec import ServiceSpec
 from tidemill.runtime.transaction import Step
 
@@ -53,6 +53,7 @@ class Stage:
     replay: "FromTheStart | None" = None
     instance: int = 0
     crash_after: Step | None = None
+    service_class: type[Counting] = Counting
     seen: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Stage:
         inputs = (InputTopic("in"),)
         spec = ServiceSpec("p", "count", inputs, "dlq", "state", breaker=self.breaker, replay=self.replay)
         self.client: MemoryClient = self.broker.client(spec.group, self.instance)
-        self.service = Counting("out")
+        self.service = self.service_class("out")
         self.health = Health("count", Metrics({"pipeline": "p", "service": "count"}))
         self.loop = Loop(self.client, self.service, spec, CONFIG, self.health)
         self.loop.after_step = self._after
@@ -85,6 +86,16 @@ class Stage:
         if step is self.crash_after:
             self.crash_after = None
             raise CrashedError
+
+
+class Homing(Counting):
+    """Keeps something for all partitions in the state of one of them."""
+
+    def flush(self, now: float) -> Output:
+        output = super().flush(now)
+        if output.records:
+            output.state.append(StateEntry(0, b"home", b"1"))
+        return output
 
 
 class FromTheStart:
@@ -276,6 +287,28 @@ def test_state_whose_offsets_are_gone_is_refused_rather_than_counted_twice(broke
     broker.group("p-count").offsets.clear()
     with pytest.raises(StateCorrupt, match=r"state/0 holds state"):
         Stage(broker).turn()
+
+
+def test_state_of_a_partition_without_a_record_of_its_own_brings_that_partitions_offset_along(
+    broker: MemoryBroker,
+) -> None:
+    first = Stage(broker, service_class=Homing)
+    send(broker, "a", partition=1)
+    first.turn()
+    assert broker.group("p-count").offsets == {("in", 1): 1, ("in", 0): 0}
+    second = Stage(broker, service_class=Homing)
+    second.turn()
+    assert second.service.counts == {0: {b"home": 1}, 1: {b"k": 1}}
+
+
+def test_state_is_not_refused_for_an_input_that_never_had_a_record(broker: MemoryBroker) -> None:
+    first = Stage(broker)
+    send(broker, "a", partition=1)
+    first.turn()
+    broker.append(OutRecord("state", b"home", b"1", 0, 0))  # as a version before wrote it
+    second = Stage(broker)
+    second.turn()
+    assert second.service.counts == {0: {b"home": 1}, 1: {b"k": 1}}
 
 
 def test_replayed_input_rebuilds_state_and_its_outputs_are_thrown_away(broker: MemoryBroker) -> None:

@@ -45,6 +45,8 @@ class TransactionalProducer:
             "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
             "message.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000) - 1_000,
             "delivery.report.only.error": True,
+            # A connection that closes with requests under way must show in the log, or it raises no suspicion.
+            "log.connection.close": True,
         }
         self._id = transactional_id
         self._tap = LogTap()

@@ -48,6 +48,7 @@ class TopicReader:
         }
         self._consumer = Consumer(settings)
         self._ended: set[Partition] = set()
+        self._ends_seen: dict[Partition, int] = {}
         self._start = start
         try:
             self.partitions: tuple[Partition, ...] = self._all(topics)
@@ -62,6 +63,7 @@ class TopicReader:
         if polled.records and self._ended:
             self._ended -= {(record.topic, record.partition) for record in polled.records}
         self._ended.update(polled.ends)
+        self._ends_seen.update(polled.ends)
         return polled.records
 
     def at_end(self) -> bool:
@@ -69,19 +71,13 @@ class TopicReader:
         return len(self._ended) == len(self.partitions)
 
     def has_passed(self, ends: Mapping[Partition, int]) -> bool:
-        """Whether everything before these offsets was polled. A stream that flows on may never show its end.
-
-        Ends that were seen before `recheck_ends` was called do not count, if it was.
-        """
-        waiting = [TopicPartition(*partition) for partition in ends if partition not in self._ended]
-        return all(at.offset >= ends[at.topic, at.partition] for at in self._consumer.position(waiting))
-
-    def recheck_ends(self) -> None:
-        """Have the broker say anew which partitions have been read to their end."""
-        at_end = [TopicPartition(*partition) for partition in self._ended]
-        for at in self._consumer.position(at_end):
-            partition = (at.topic, at.partition)
-            self.seek({partition: at.offset if at.offset >= 0 else _first(self._start, partition)})
+        """Whether everything before these offsets was polled. A stream that flows on may never show its end, and what
+        stands before an end may be markers, which are not polled."""
+        reached = self._consumer.position([TopicPartition(*partition) for partition in ends])
+        return all(
+            max(at.offset, self._ends_seen.get((at.topic, at.partition), 0)) >= ends[at.topic, at.partition]
+            for at in reached
+        )
 
     def seek(self, positions: Mapping[Partition, int]) -> None:
         """Go on reading there."""
@@ -89,6 +85,7 @@ class TopicReader:
             for partition, offset in positions.items():
                 self._consumer.seek(TopicPartition(*partition, offset))
                 self._ended.discard(partition)
+                self._ends_seen.pop(partition, None)
         except KafkaException as exception:
             raise refused("seeking", error_of(exception)) from None
 
@@ -149,6 +146,7 @@ class TopicReader:
 
     def _assign(self) -> None:
         self._ended.clear()
+        self._ends_seen.clear()
         self._consumer.assign(
             [TopicPartition(*partition, _first(self._start, partition)) for partition in self.partitions]
         )

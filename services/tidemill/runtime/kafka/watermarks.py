@@ -6,14 +6,13 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 
 from tidemill import clock
 from tidemill.runtime.deadline import Deadline
+from tidemill.runtime.kafka.records import harmless
 from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, error_of, refused
 from tidemill.runtime.ports import Partition, Watermarks
 
 _ASK_AGAIN_S = 0.05
 _LEADERS_MOVE = frozenset(
     {
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.OFFSET_NOT_AVAILABLE,
@@ -21,7 +20,7 @@ _LEADERS_MOVE = frozenset(
         KafkaError.KAFKA_STORAGE_ERROR,
     }
 )
-"""Pass by themselves, such as right after a topic was created or a broker started."""
+"""Pass by themselves as well, such as right after a topic was created or a broker started."""
 
 
 def watermarks(consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, Watermarks]:
@@ -47,7 +46,7 @@ def _logical(consumer: Consumer, partitions: Sequence[Partition], logical: int) 
                     raise KafkaException(at.error)
         except KafkaException as exception:
             error = error_of(exception)
-            if error.code() not in _LEADERS_MOVE or deadline.passed:
+            if not (harmless(error) or error.code() in _LEADERS_MOVE) or deadline.passed:
                 raise refused("asking for watermarks", error) from None
             clock.pause(_ASK_AGAIN_S)
         else:

@@ -8,16 +8,18 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from threading import Event
 
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.pipeline import Pipeline
-from tidemill.errors import TidemillError
+from tidemill.errors import ConfigurationError, TidemillError
 from tidemill.runtime.kafka import Admin, PlainProducer, TopicReader
 from tidemill.runtime.pipelinefile import load_pipeline
+from tidemill.runtime.ports import Partition
 from tidemill.scenarios.fraud.producerconfig import ProducerConfig, load_producer_config
-from tidemill.scenarios.fraud.producerrun import Run, Summary, source_topic, start_ms, topics_of
+from tidemill.scenarios.fraud.producerrun import SENT_HEADER, Run, Summary, start_ms, topics_of
 from tidemill.scenarios.fraud.simulator import EPOCH_MS
 
 _ASK_S, _ASK_AGAIN_S = 5.0, 0.5
@@ -53,29 +55,36 @@ def _run(config: ProducerConfig, pipeline: Pipeline, stop: Event) -> Summary:
         _wait_for_topics(config, topics_of(pipeline), stop, report)
         from_ms = start_ms(config)
         if config.resume and not stop.is_set():
-            from_ms = max(from_ms, _sent_until(config, pipeline))
+            from_ms = max(from_ms, _sent_until(config, pipeline, stop))
             report(f"begins at day {(from_ms - EPOCH_MS) / DAY_MS:.1f}")
         return Run(config, pipeline, sender, stop, report).send(from_ms)
     finally:
         sender.close()
 
 
-def _sent_until(config: ProducerConfig, pipeline: Pipeline) -> int:
-    """The stream time up to which every payment is in its topic; 0 if the topic is empty.
+def _sent_until(config: ProducerConfig, pipeline: Pipeline, stop: Event) -> int:
+    """The stream time up to which every payment and chargeback is in its topic; 0 if there is none.
 
     Partitions end at different times, the more so if a producer was killed: the earliest end counts. What is sent once
-    more has the ids that it had, and is dropped as a duplicate.
+    more has the ids that it had, and is dropped as a duplicate. Records that no producer of ours sent are passed over.
     """
-    reader = TopicReader(config.bootstrap_servers, [source_topic(pipeline, "event")], options=config.kafka_options)
-    newest: dict[int, int] = {}
-    try:
-        ends = {partition: end for partition, end in reader.end_offsets().items() if end > 0}
-        reader.seek({partition: max(0, end - _NEWEST_AMONG) for partition, end in ends.items()})
-        while not reader.has_passed(ends):
+    topics = sorted(topics_of(pipeline))
+    with closing(TopicReader(config.bootstrap_servers, topics, options=config.kafka_options)) as reader:
+        marks = reader.watermarks()
+    ends = {partition: mark.high for partition, mark in marks.items() if mark.high > mark.low}
+    if not ends and any(mark.high for mark in marks.values()):
+        raise ConfigurationError(
+            f"Everything in {' and '.join(topics)} has expired, so where the stream ended cannot be told.",
+            hint="Say where to begin with --start-day, and leave out --resume.",
+        )
+    start = {partition: max(marks[partition].low, end - _NEWEST_AMONG) for partition, end in ends.items()}
+    newest: dict[Partition, int] = {}
+    with closing(TopicReader(config.bootstrap_servers, topics, options=config.kafka_options, start=start)) as reader:
+        while not stop.is_set() and not reader.has_passed(ends):
             for record in reader.poll():
-                newest[record.partition] = max(newest.get(record.partition, 0), record.timestamp)
-    finally:
-        reader.close()
+                if any(name == SENT_HEADER for name, _ in record.headers):
+                    partition = (record.topic, record.partition)
+                    newest[partition] = max(newest.get(partition, 0), record.timestamp)
     return min(newest.values(), default=0)
 
 
