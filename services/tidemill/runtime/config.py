@@ -28,6 +28,9 @@ class RuntimeConfig(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    standby: bool = Field(
+        False, description="copy the state of partitions that others own, to take over fast; takes as much memory"
+    )
     transaction_gap_ms: float = Field(5.0, ge=0, le=1_000, description="shortest time between transactions at low load")
     max_poll_records: int = Field(2_000, ge=1, le=50_000, description="records taken at once, the most a batch holds")
     endpoint_file: Path | None = Field(None, description="JSON file that gets this process' URL once it listens")

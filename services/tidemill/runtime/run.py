@@ -87,7 +87,8 @@ def _run(unit: Unit, config: RuntimeConfig, stop: Event) -> int:
     identity = KafkaIdentity(
         config.bootstrap_servers, spec.group, config.instance, config.group_protocol, config.kafka_options
     )
-    code = Loop(KafkaClient(identity), service, spec, config, health).run(stop)
+    client = KafkaClient(identity, spec.state_topic if config.standby else None)
+    code = Loop(client, service, spec, config, health).run(stop)
     _log.info("stopped", exit_code=code)
     return code
 

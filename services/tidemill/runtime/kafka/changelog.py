@@ -13,6 +13,7 @@ from tidemill import clock
 from tidemill.errors import StateCorrupt
 from tidemill.runtime.kafka.records import drain, harmless, sort_out
 from tidemill.runtime.kafka.settings import Settings, refused
+from tidemill.runtime.kafka.standby import Copy
 from tidemill.runtime.ports import Partition, Watermarks
 
 _SILENCE_S = 60.0
@@ -24,9 +25,19 @@ def read_changelog(
     marks: Mapping[Partition, Watermarks],
     progress: Callable[[int, int], None],
     keep_on: Callable[[], bool],
+    copies: Mapping[int, Copy] | None = None,
 ) -> dict[int, dict[bytes, bytes]]:
-    """Latest value of each key, by partition number; deleted keys are left out. All partitions are of one topic."""
+    """Latest value of each key, by partition number; deleted keys are left out. All partitions are of one topic.
+
+    `copies` holds what a standby has read of some of them already; it is used up.
+    """
     latest: dict[int, dict[bytes, bytes]] = {number: {} for _, number in marks}
+    marks = dict(marks)
+    for (topic, number), mark in marks.items():
+        copy = (copies or {}).get(number)
+        if copy is not None and mark.low <= copy.position <= mark.high:  # else it is of a topic that was made anew
+            latest[number] = copy.latest
+            marks[topic, number] = Watermarks(copy.position, mark.high)
     waiting = {partition: mark for partition, mark in marks.items() if mark.high > mark.low}
     total = sum(mark.high - mark.low for mark in waiting.values())
     if not waiting:

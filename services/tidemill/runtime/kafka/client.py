@@ -10,6 +10,7 @@ from tidemill.errors import Fenced, StateCorrupt
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
 from tidemill.runtime.kafka.producer import TransactionalProducer
+from tidemill.runtime.kafka.reader import partition_numbers
 from tidemill.runtime.kafka.records import drain, harmless, sort_out
 from tidemill.runtime.kafka.settings import (
     CALL_TIMEOUT_S,
@@ -19,6 +20,7 @@ from tidemill.runtime.kafka.settings import (
     refused,
     writing_settings,
 )
+from tidemill.runtime.kafka.standby import Standby
 from tidemill.runtime.kafka.watermarks import watermarks
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.ports import Partition, Polled, RebalanceListener, Watermarks
@@ -46,9 +48,12 @@ class KafkaIdentity:
 
 
 class KafkaClient:
-    """Implements LogClient. Rebalance callbacks run inside `poll` and `close`, on the owner thread."""
+    """Implements LogClient. Rebalance callbacks run inside `poll` and `close`, on the owner thread.
 
-    def __init__(self, identity: KafkaIdentity) -> None:
+    With `standby_topic`, the changelog partitions that other instances own are copied as they grow.
+    """
+
+    def __init__(self, identity: KafkaIdentity, standby_topic: str | None = None) -> None:
         self._identity = identity
         writing = writing_settings(identity.bootstrap_servers, identity.options)
         self._producer = TransactionalProducer(writing, identity.transactional_id)
@@ -56,6 +61,8 @@ class KafkaClient:
         self._probe: Consumer | None = None
         self._listener: RebalanceListener | None = None
         self._owned: set[Partition] = set()
+        self._standby_topic = standby_topic
+        self._standby: Standby | None = None
         self._failure: BaseException | None = None
         self._closing = False
 
@@ -64,6 +71,9 @@ class KafkaClient:
         self._producer.start()
         self._listener = listener
         self._consumer = Consumer(_member_settings(self._identity))
+        if self._standby_topic is not None:
+            numbers = partition_numbers(self._consumer, self._standby_topic)
+            self._standby = Standby(self._restoring_settings(), self._standby_topic, numbers)
         self._consumer.subscribe(
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -147,9 +157,12 @@ class KafkaClient:
         self, topic: str, partitions: Collection[int], progress: Callable[[int, int], None], keep_on: Callable[[], bool]
     ) -> dict[int, dict[bytes, bytes]]:
         marks = self.watermarks([(topic, number) for number in partitions])
+        copies = self._standby.take(partitions) if self._standby is not None else None
+        return read_changelog(self._restoring_settings(), marks, progress, keep_on, copies)
+
+    def _restoring_settings(self) -> Settings:
         settings = reading_settings(self._identity.bootstrap_servers, self._identity.options)
-        settings |= {"group.id": f"{self._identity.group}-restore", "isolation.level": "read_committed"}
-        return read_changelog(settings, marks, progress, keep_on)
+        return settings | {"group.id": f"{self._identity.group}-restore", "isolation.level": "read_committed"}
 
     def begin(self) -> None:
         self._producer.begin()
@@ -175,6 +188,8 @@ class KafkaClient:
             if consumer is not None:
                 consumer.close()
         self._consumer = self._probe = None
+        if self._standby is not None:
+            self._standby.close()
         self._producer.close()
         self._raise_failure()
 
@@ -227,6 +242,8 @@ class KafkaClient:
             self._failure = failure
         finally:
             self._owned.difference_update(gone)
+            if self._standby is not None and not self._closing:
+                self._standby.follow({number for _, number in gone} - {number for _, number in self._owned})
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
