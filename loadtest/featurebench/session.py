@@ -1,0 +1,102 @@
+"""One call of the benchmark: environments, broker, the workloads asked for, the report, and everything stopped again."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from featurebench import arguments, contestants, environments, machinefacts
+from featurebench.arguments import Options
+from featurebench.contest import WARM_UP, Contest
+from featurebench.feeding import Feeder
+from featurebench.measuring import Bench, say
+from featurebench.report import show
+from featurebench.stream import draw
+from featurebench.usage import require_proc
+from tidemill.errors import EnvironmentUnusable, TidemillError
+from tidemill.local.kafka import LocalKafka
+
+_INTERRUPTED = 130
+
+
+def main(given: Sequence[str], doc: str | None = None) -> int:
+    """The exit code: 0 where every output of every run was right, 1 where one was not."""
+    options = arguments.parse(given, doc)
+    # As Ctrl-C: the `finally` of whatever runs stops what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-features-"))
+    kept = options.keep
+    try:
+        results = run(options, folder)
+    except TidemillError as error:
+        kept = True
+        say(f"error: {error.message}\nhint: {error.hint}\nlogs: {folder / 'logs'}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("stopped")
+        return _INTERRUPTED
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(results) if options.as_json else show(results))
+    return 0 if results["all_right"] else 1
+
+
+def run(options: Options, folder: Path) -> dict[str, Any]:
+    """Everything that was asked for. Raises TidemillError, or KeyboardInterrupt; nothing runs on after either."""
+    require_proc()
+    contests = [workload for workload in options.workloads if workload in ("b1", "b2")]
+    peers = [contestants.PEERS[name] for name in (options.peers if contests else ())]
+    places = {peer.name: environments.prepare(peer, options.environments, say) for peer in peers}
+    _compile_kernels()
+    results: dict[str, Any] = {
+        "machine": machinefacts.facts(),
+        "peers": {
+            name: {"requirements": contestants.PEERS[name].requirements, "installed": environments.installed(place)}
+            for name, place in places.items()
+        },
+        "options": {"rounds": options.rounds, "events": options.events, "seed": options.seed},
+        "ratios": {},
+        "workloads": {},
+    }
+    with LocalKafka(folder / "kafka", report=say, heap_mb=1024) as broker:
+        assert broker.pid is not None
+        feeder = Feeder(broker.bootstrap_servers, "features-benchmark", options.compression)
+        bench = Bench(broker.bootstrap_servers, broker.pid, folder, feeder, options.seconds)
+        for workload in options.workloads:
+            found = _WORKLOADS[workload](options, bench, places)
+            if "ratios" in found:
+                results["ratios"][workload] = found.pop("ratios")
+            results["workloads"][workload] = found
+    results["all_right"] = all(found.get("all_right", True) for found in results["workloads"].values())
+    return results
+
+
+def _contest(workload: str) -> Callable[[Options, Bench, dict[str, Path]], dict[str, Any]]:
+    def run_contest(options: Options, bench: Bench, places: dict[str, Path]) -> dict[str, Any]:
+        events = draw(WARM_UP + options.events, options.keys, options.seed)
+        return Contest(workload, events, places, options.rounds, options.compression).run(bench)
+
+    return run_contest
+
+
+_WORKLOADS: dict[str, Callable[[Options, Bench, dict[str, Path]], dict[str, Any]]] = {
+    "b1": _contest("b1"),
+    "b2": _contest("b2"),
+}
+
+
+def _compile_kernels() -> None:
+    """Once a version and machine, so that no measured process does it."""
+    result = subprocess.run([sys.executable, "-m", "tidemill.features.warmup"], capture_output=True, text=True)
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EnvironmentUnusable(
+            f"The feature kernels could not be compiled: {last}",
+            hint="Install the extra: pip install -e '.[features]'.",
+        )
