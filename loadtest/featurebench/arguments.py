@@ -13,7 +13,7 @@ WORKLOADS = ("b1", "b2", "b3", "engine", "latency")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run; defaults give a first impression within minutes, the README has the command of a real measurement."""
+    """What to run. The defaults give a first impression within minutes; the README has the full command."""
 
     workloads: tuple[str, ...]
     peers: tuple[str, ...]

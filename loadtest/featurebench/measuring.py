@@ -17,12 +17,11 @@ from featurebench.ratios import figure
 from featurebench.usage import cpu_seconds
 from tidemill import clock
 from tidemill.errors import EnvironmentUnusable, TidemillError
-from tidemill.local import processes
 from tidemill.local.supervisor import NEVER, ServiceCommand, Supervisor
 from tidemill.runtime.kafka import Admin, TopicReader
 from tidemill.runtime.topics import TopicDefinition
 
-START_WITHIN_S = 180.0
+START_WITHIN_S = 90.0
 _LOOK_EVERY_S = 0.1
 _QUIET_S = 0.6
 """The output topic must not have grown for so long before all of it is read: reading takes CPU of the same machine."""
@@ -196,10 +195,9 @@ def _measured(job: Job, before: _Look, last: _Look, seen: int, more: Mapping[str
 
 def _check(job: Job, supervisor: Supervisor) -> None:
     for ended in supervisor.poll():
-        lines = processes.last_lines(ended.log_file, 3)
         raise EnvironmentUnusable(
-            f"{job.name}: {ended.name} stopped ({ended.reason}): {' / '.join(lines)[-400:]}",
-            hint="Look at the log with --keep.",
+            f"{ended.name} stopped in run {job.name}: {' '.join(ended.reason.split())}",
+            hint=f"Its log is {ended.log_file}; keep it with --keep.",
         )
 
 

@@ -1,4 +1,4 @@
-"""One call of the benchmark: environments, broker, the workloads asked for, the report, and everything stopped again."""
+"""One call of the benchmark: environments, broker, the workloads asked for, the report, and all of it stopped."""
 
 import json
 import shutil

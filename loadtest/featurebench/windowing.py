@@ -1,5 +1,6 @@
 """Our side of B1 and B2: the pipeline file of a run, and how the real service is started on it."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,5 +56,5 @@ def service_environment(bootstrap_servers: str, compression: str) -> dict[str, s
     """What all our processes are given beside their stage: the same compression as every peer's producer."""
     return {
         "TIDEMILL_BOOTSTRAP_SERVERS": bootstrap_servers,
-        "TIDEMILL_KAFKA_OPTIONS": '{"compression.type": "%s"}' % compression,
+        "TIDEMILL_KAFKA_OPTIONS": json.dumps({"compression.type": compression}),
     }

@@ -31,7 +31,7 @@ app = faust.App(
     key_serializer="raw",
     value_serializer="json",  # orjson, since it is installed
 )
-events = app.topic(settings["BENCH_INPUT"], key_type=bytes, value_type=dict, key_serializer="raw")
+events = app.topic(settings["BENCH_INPUT"], key_type=bytes, value_serializer="json")
 answers = app.topic(settings["BENCH_OUTPUT"], key_serializer="raw", value_serializer="json")
 
 if durable:
@@ -75,5 +75,5 @@ else:
 
 if __name__ == "__main__":
     # docs, "Installation", `faust[uvloop]`: the faster event loop.
-    sys.argv = ["faust", "--loop", "uvloop", "worker", "--without-web", "-l", "warning"]
+    sys.argv = ["faust", "--loop", "uvloop", "worker", "--without-web", "-l", "warn"]
     app.main()
