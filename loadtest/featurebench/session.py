@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurebench import arguments, contestants, environments, machinefacts
+from featurebench import arguments, contestants, enginerun, environments, fraudrun, machinefacts
 from featurebench.arguments import Options
 from featurebench.contest import WARM_UP, Contest
 from featurebench.feeding import Feeder
@@ -88,6 +88,10 @@ def _contest(workload: str) -> Callable[[Options, Bench, dict[str, Path]], dict[
 _WORKLOADS: dict[str, Callable[[Options, Bench, dict[str, Path]], dict[str, Any]]] = {
     "b1": _contest("b1"),
     "b2": _contest("b2"),
+    "b3": lambda options, bench, _: fraudrun.run(
+        bench, options.events, options.rounds, options.seed, options.compression
+    ),
+    "engine": lambda options, bench, _: enginerun.run(options.events, options.wide_keys, options.seed),
 }
 
 
