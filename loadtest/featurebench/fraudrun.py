@@ -1,7 +1,6 @@
 """B3: the shipped fraud pipeline's two feature stages as the two processes they are, events and labels from Kafka."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,8 +11,7 @@ from featurebench.feeding import Fed
 from featurebench.fraudfeed import Payments, features, simulated
 from featurebench.measuring import Bench, Job, Measured, say
 from featurebench.ratios import figure
-from featurebench.windowing import service_environment, stage_command, stage_topics
-from tidemill.runtime.pipelinefile import load_pipeline, pipeline_text
+from featurebench.windowing import service_environment, stage_command, stage_topics, write_fraud_pipeline
 
 STAGES = ("customer", "terminal")
 WARM_UP_SHARE = 0.25
@@ -76,8 +74,7 @@ def run(bench: Bench, events: int, rounds: int, seed: int, compression: str) -> 
 
 
 def _round(bench: Bench, payments: Payments, vectors: Vectors, name: str, compression: str) -> tuple[Measured, int]:
-    file = _pipeline_file(name, bench.folder / "pipelines")
-    pipeline = load_pipeline(str(file))
+    file, pipeline = write_fraud_pipeline(name, bench.folder / "pipelines")
     environment = service_environment(bench.bootstrap_servers, compression)
     warm_up = round(len(payments) * WARM_UP_SHARE)
     backlog = list(_records(payments, warm_up, len(payments), name))
@@ -93,14 +90,6 @@ def _round(bench: Bench, payments: Payments, vectors: Vectors, name: str, compre
         enter=vectors.enter,
     )
     return bench.run(job), len(backlog) - job.backlog_outputs
-
-
-def _pipeline_file(name: str, folder: Path) -> Path:
-    """The shipped file under another name, so that each round has topics and groups of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.yaml"
-    file.write_text(pipeline_text("fraud")[0].replace("\nname: fraud\n", f"\nname: {name}\n"), "utf-8")
-    return file
 
 
 def _records(payments: Payments, begin: int, end: int, name: str) -> Iterator[Fed]:

@@ -6,6 +6,7 @@ count, "s": sum}`: within a tumbling window of a key the count tells its events 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -72,17 +73,15 @@ class Ledger:
             expected_sum_of_sums=self._expected_sum,
         )
 
-    def _read(self, output: dict[str, object]) -> tuple[int, object, float]:
+    def _read(self, output: dict[str, Any]) -> tuple[int, float, float]:
         """(number of the event, count, sum). Raises where the output is of another form or of no event."""
-        if self._ours:
-            count, total = output["features"]  # type: ignore[misc]
-            number = int(str(output["id"]))
-            if not 0 <= number < len(self._counts):
-                raise LookupError(number)
-            return number, count, total
-        key, start, count = str(output["k"]), output["w"], output["n"]
-        number = self._numbers[int(key[1:]), int(start), int(count)]  # type: ignore[call-overload]
-        return number, count, output["s"]  # type: ignore[return-value]
+        if not self._ours:
+            place = (int(output["k"][1:]), int(output["w"]), int(output["n"]))
+            return self._numbers[place], output["n"], output["s"]
+        number, (count, total) = int(output["id"]), output["features"]
+        if not 0 <= number < len(self._counts):
+            raise LookupError(number)
+        return number, count, total
 
 
 def _by_place(events: Events, counts: list[int]) -> dict[tuple[int, int, int], int]:
