@@ -109,10 +109,15 @@ class _Case:
             gc.enable()
 
     def _stage(self, index: int) -> KeyedStage:
-        metrics = Metrics({"pipeline": "fraud", "service": "features"}, FEATURES)
-        stage = KeyedStage(self._pipeline, index, StageMetrics(metrics))
-        stage.restore(0, ())
-        return stage
+        return new_stage(self._pipeline, index)
+
+
+def new_stage(pipeline: Pipeline, index: int) -> KeyedStage:
+    """Built as the service builds it, and holding nothing."""
+    metrics = Metrics({"pipeline": pipeline.name, "service": "features"}, FEATURES)
+    stage = KeyedStage(pipeline, index, StageMetrics(metrics))
+    stage.restore(0, ())
+    return stage
 
 
 def _records(payments: Payments, begin: int, end: int, *, labels: bool) -> Iterator[Record]:

@@ -53,7 +53,7 @@ class Payments:
                 cents // 100,
                 cents % 100,
             )
-            yield b"c-%07d" % customer, value, time
+            yield name(customer), value, time
 
     def label(self, row: int) -> tuple[bytes, bytes, int]:
         """(key, value, timestamp) on the topic of labels."""
@@ -62,7 +62,7 @@ class Payments:
             b'{"v":1,"id":"%d","event_time":%d,"known_at":%d,"customer":"c-%07d","terminal":"t-%07d","fraud":%d}'
             % (row, self.times[row], known_at, customer, self.terminals[row], self.frauds[row])
         )
-        return b"c-%07d" % customer, value, known_at
+        return name(customer), value, known_at
 
     def merged(self, begin: int, end: int) -> Iterator[tuple[bool, int]]:
         """(is it a label, row) from event `begin` to before event `end`, as time brings them: what is known by then.
@@ -77,6 +77,11 @@ class Payments:
         rows = np.concatenate([np.arange(begin, end), due])
         for place in np.argsort(times, kind="stable").tolist():
             yield place >= end - begin, int(rows[place])
+
+
+def name(customer: int) -> bytes:
+    """The key of a customer's records."""
+    return b"c-%07d" % customer
 
 
 def simulated(count: int, seed: int) -> Payments:

@@ -1,11 +1,11 @@
 """How long a stage takes to have its state back: N keys of 60 rows each, from records in memory and from Kafka.
 
-The state is made by the engine itself and written to the topic that the shipped definitions give the stage. Then the
+The state is made by the stage itself and written to the topic that the shipped definitions give the stage. Then the
 real service starts on it, with offsets that say that all input has been read.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import orjson
 from confluent_kafka import Consumer, TopicPartition
 
+from featurebench.enginerun import new_stage
+from featurebench.fraudfeed import Payments, name
 from featurebench.latencyrun import await_ready
 from featurebench.measuring import Bench, say
 from featurebench.ratios import figure
@@ -21,13 +23,10 @@ from featurebench.windowing import service_environment, stage_command, stage_top
 from tidemill import clock
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.pipeline import Pipeline
-from tidemill.features.core import kernels
-from tidemill.features.core.definition import compile_stage
-from tidemill.features.core.engine import WindowEngine
 from tidemill.local.scrape import look
 from tidemill.local.supervisor import NEVER, Supervisor
 from tidemill.runtime.kafka import Admin, PlainProducer
-from tidemill.runtime.service import OutRecord
+from tidemill.runtime.service import OutRecord, Record
 
 ROWS = 60
 STAGE = "customer"
@@ -36,7 +35,9 @@ _STEP_MS = DAY_MS // 2
 """60 rows are 30 days, so that every row is inside the longest window."""
 _START_WITHIN_S = 600.0
 
-Entries = list[tuple[bytes, bytes | None]]
+_TEMPLATES = 64
+
+Entries = list[tuple[bytes, bytes]]
 
 
 def run(bench: Bench, keys: int, compression: str) -> dict[str, Any]:
@@ -47,13 +48,15 @@ def run(bench: Bench, keys: int, compression: str) -> dict[str, Any]:
     admin.create_topics(topics)
     state = next(topic for topic in topics if topic.name == pipeline.topic(f"{STAGE}-state"))
     say(f"restore: making {keys:,} keys of {ROWS} rows")
+    templates = _templates(pipeline)
     producer = PlainProducer(bench.bootstrap_servers, {"compression.type": compression})
     in_memory, records, size = 0.0, 0, 0
     for partition in range(state.partitions):
-        entries = _state(pipeline, range(partition, keys, state.partitions))
+        mine = range(partition, keys, state.partitions)
+        entries = [(name(key) + rest, value) for key in mine for rest, value in templates[key % _TEMPLATES]]
         in_memory += _restored(pipeline, entries)
         records += len(entries)
-        size += sum(len(key) + len(value or b"") for key, value in entries)
+        size += sum(len(key) + len(value) for key, value in entries)
         _write(producer, state.name, partition, entries)
     producer.flush(120.0)
     _commit_nothing_read(bench.bootstrap_servers, f"{pipeline.name}-features-{STAGE}", pipeline, state.partitions)
@@ -88,25 +91,32 @@ def run(bench: Bench, keys: int, compression: str) -> dict[str, Any]:
     }
 
 
-def _state(pipeline: Pipeline, keys: Iterable[int]) -> Entries:
-    """Changelog entries of one partition."""
-    definition = compile_stage(pipeline, 0)
-    engine = WindowEngine(definition)
-    names = [b"c-%07d" % key for key in keys]
-    count = len(names)
-    labels = np.full(count, kernels.NOT_A_LABEL, np.int64)
-    numbers = np.full((count, engine.number_fields), 1_234, np.int64)
-    for row in range(ROWS):
-        times = np.full(count, _START_MS + row * _STEP_MS, np.int64)
-        engine.slide(names, times, np.arange(count, dtype=np.int64) * ROWS + row, labels, numbers)
-    return engine.pack()
+def _templates(pipeline: Pipeline) -> list[list[tuple[bytes, bytes]]]:
+    """(what follows the key's name, value) of every changelog entry of a few keys, as the stage itself writes them.
+
+    An entry's value does not hold its key, so these serve for any number of keys.
+    """
+    events = np.random.default_rng(1).integers(100, 50_000, (_TEMPLATES, ROWS))
+    numbers = np.repeat(np.arange(_TEMPLATES), ROWS)
+    times = np.tile(_START_MS + np.arange(ROWS) * _STEP_MS, _TEMPLATES) + numbers
+    order = np.argsort(times, kind="stable")
+    nothing = np.zeros(len(order), np.int64)
+    payments = Payments(times[order], numbers[order], numbers[order], events.ravel()[order], nothing, times[order])
+    stage = new_stage(pipeline, 0)
+    stage.add([Record("", 0, 0, at, key, value) for key, value, at in payments.events(0, len(payments))], 0.0)
+    written = stage.flush(0.0).state
+    names = [name(number) for number in range(_TEMPLATES)]
+    return [
+        [(entry.key[len(key) :], entry.value) for entry in written if entry.key.startswith(key) and entry.value]
+        for key in names
+    ]
 
 
 def _restored(pipeline: Pipeline, entries: Entries) -> float:
-    """CPU seconds in which a new engine takes them over."""
-    engine = WindowEngine(compile_stage(pipeline, 0))
+    """CPU seconds in which a new stage takes them over."""
+    stage = new_stage(pipeline, 0)
     began = time.process_time()
-    engine.restore((key, value) for key, value in entries if value is not None)
+    stage.restore(0, entries)
     return time.process_time() - began
 
 
