@@ -29,8 +29,9 @@ _INTERRUPTED = 130
 def main(given: Sequence[str], doc: str | None = None) -> int:
     """The exit code: 0 where every output of every run was right, 1 where one was not."""
     options = arguments.parse(given, doc)
-    # As Ctrl-C: the `finally` of whatever runs stops what it started.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # The `finally` of whatever runs stops what it started. Said for SIGINT too: a shell may have it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="tidemill-features-"))
     kept = options.keep
     try:
