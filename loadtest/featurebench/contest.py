@@ -21,7 +21,7 @@ PARTITIONS = 4
 WARM_UP = 2_000
 _CHUNK = 10_000
 _OURS_IS = {
-    "b1": "exactly-once; the changelog is kept, although B1 does not ask for it: a handicap of ours",
+    "b1": "exactly-once, state: memory",
     "b2": "exactly-once with the changelog in the same transaction",
 }
 
@@ -94,7 +94,7 @@ class Contest:
 
     def _ours(self, bench: Bench, suffix: str) -> tuple[Measured, Ledger]:
         name = f"{self.workload}-{suffix}-tidemill"
-        file, pipeline = write_pipeline(name, bench.folder / "pipelines")
+        file, pipeline = write_pipeline(name, bench.folder / "pipelines", self.workload)
         environment = service_environment(bench.bootstrap_servers, self.compression)
         ledger = Ledger(self.events, OUR_WINDOW, ours=True)
         job = Job(

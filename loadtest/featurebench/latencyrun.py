@@ -62,7 +62,7 @@ class _Sender:
 def run(bench: Bench, seconds: float, keys: int, seed: int, compression: str) -> dict[str, Any]:
     """Blocks for `seconds` and the start of a service. Raises TidemillError if the service ends or answers nothing."""
     events = draw(int(RATE * (_SETTLE_S + seconds)), keys, seed)
-    file, pipeline = write_pipeline("latency", bench.folder / "pipelines")
+    file, pipeline = write_pipeline("latency", bench.folder / "pipelines", "latency")
     Admin(bench.bootstrap_servers).create_topics(stage_topics(pipeline, ["customer"]))
     environment = service_environment(bench.bootstrap_servers, compression)
     supervisor = Supervisor(bench.folder / "logs" / "latency", NEVER)

@@ -165,13 +165,13 @@ def test_an_environment_that_cannot_be_made_gives_one_sentence(tmp_path: Path) -
 
 
 def test_the_benchmarks_pipeline_file_is_right() -> None:
-    pipeline = parse_pipeline(pipeline_text("b1-1-tidemill", OUR_WINDOW))
-    assert pipeline.name == "b1-1-tidemill"
+    pipeline = parse_pipeline(pipeline_text("b1-1-tidemill", OUR_WINDOW, "memory"))
+    assert (pipeline.name, pipeline.features.state) == ("b1-1-tidemill", "memory")
     assert [(one.aggregate, one.field) for one in pipeline.features.stages[0].features] == [
         ("count", None),
         ("sum", "amount"),
     ]
-    assert pipeline_text("x", "tumbling").count("window: {type: tumbling, size: 10s}") == 2
+    assert pipeline_text("x", "tumbling", "changelog").count("window: {type: tumbling, size: 10s}") == 2
 
 
 def payments() -> Payments:
