@@ -49,7 +49,7 @@ PEERS = {
             name="bytewax",
             program="run_bytewax.py",
             requirements=("bytewax[kafka]==0.21.1", "confluent-kafka==2.16.1", "orjson==3.13.0"),
-            share=0.5,
+            share=1.0,
             b1="at-least-once, stateful operator, no recovery store",
             b2="at-least-once, the same with a recovery store",
         ),
