@@ -10,7 +10,7 @@ import orjson
 from featurebench.feeding import Fed
 from featurebench.fraudfeed import Payments, features, simulated
 from featurebench.measuring import Bench, Job, Measured, say
-from featurebench.ratios import figure
+from featurebench.ratios import figure, state_share
 from featurebench.windowing import service_environment, stage_command, stage_topics, write_fraud_pipeline
 
 STAGES = ("customer", "terminal")
@@ -52,44 +52,53 @@ class Vectors:
 
 
 def run(bench: Bench, events: int, rounds: int, seed: int, compression: str) -> dict[str, Any]:
-    """All rounds. Raises TidemillError if a stage fails."""
+    """All rounds, each with the changelog and then without, which tells what state costs.
+
+    Raises TidemillError if a stage fails.
+    """
     payments = simulated(events, seed)
-    runs = []
+    runs: dict[str, list[dict[str, Any]]] = {"changelog": [], "memory": []}
     for number in range(1, rounds + 1):
-        vectors = Vectors(payments)
-        measured, labels = _round(bench, payments, vectors, f"b3-{number}", compression)
-        runs.append({"round": number, **measured.as_dict(), "labels": labels, "check": vectors.check()})
-        say(f"b3 round {number}: {measured.events_per_cpu_second:,.0f} transactions per CPU-second over both stages")
-    rate = figure(median(run["events_per_cpu_second"] for run in runs))
+        for state, done in runs.items():
+            vectors = Vectors(payments)
+            measured, labels = _round(bench, payments, vectors, f"b3-{number}-{state}", compression)
+            done.append(
+                {"round": number, "state": state, **measured.as_dict(), "labels": labels, "check": vectors.check()}
+            )
+            rate = measured.events_per_cpu_second
+            say(f"b3 round {number} {state:>9}: {rate:>9,.0f} transactions per CPU-second over both stages")
+    durable = runs["changelog"]
+    rates = {state: [run["events_per_cpu_second"] for run in done] for state, done in runs.items()}
+    broker = median(1e6 * run["broker_cpu_seconds"] / run["events"] for run in durable)
     return {
         "figures": {
-            "transactions_per_cpu_second_both_stages": rate,
-            "broker_cpu_us_per_transaction": figure(
-                median(1e6 * run["broker_cpu_seconds"] / run["events"] for run in runs)
-            ),
+            "transactions_per_cpu_second_both_stages": figure(median(rates["changelog"])),
+            "broker_cpu_us_per_transaction": figure(broker),
+            "state_share_of_cpu": state_share(rates["changelog"], rates["memory"]),
         },
-        "all_right": all(run["check"]["right"] for run in runs),
-        "runs": runs,
+        "all_right": all(run["check"]["right"] for done in runs.values() for run in done),
+        "runs": [*durable, *runs["memory"]],
     }
 
 
 def _round(bench: Bench, payments: Payments, vectors: Vectors, name: str, compression: str) -> tuple[Measured, int]:
-    file, pipeline = write_fraud_pipeline(name, bench.folder / "pipelines")
+    """One run, and how many labels its backlog held."""
+    file, pipeline = write_fraud_pipeline(name, bench.folder / "pipelines", name.rpartition("-")[2])
     environment = service_environment(bench.bootstrap_servers, compression)
     warm_up = round(len(payments) * WARM_UP_SHARE)
-    backlog = list(_records(payments, warm_up, len(payments), name))
     job = Job(
         name=name,
         topics=stage_topics(pipeline, STAGES),
         commands=[stage_command(str(file), stage, environment, bench.folder / "data" / name) for stage in STAGES],
         warm_up=_records(payments, 0, warm_up, name),
         warm_up_outputs=warm_up,
-        backlog=backlog,
+        backlog=_records(payments, warm_up, len(payments), name),
         backlog_outputs=len(payments) - warm_up,
         output_topic=pipeline.topic("features"),
         enter=vectors.enter,
     )
-    return bench.run(job), len(backlog) - job.backlog_outputs
+    labels = sum(is_label for is_label, _ in payments.merged(warm_up, len(payments)))
+    return bench.run(job), labels
 
 
 def _records(payments: Payments, begin: int, end: int, name: str) -> Iterator[Fed]:

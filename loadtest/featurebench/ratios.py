@@ -39,6 +39,11 @@ def table(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
     return {peer: summarize(rounds)["ratio"] for peer, rounds in pairs.items() if rounds}
 
 
+def state_share(with_state: Sequence[float], without: Sequence[float]) -> float:
+    """Which part of the CPU of an event goes into keeping state, from rates of runs with and without it."""
+    return figure(1 - median(with_state) / median(without))
+
+
 def percentiles(values: Iterable[float], shares: Sequence[float] = (0.5, 0.99)) -> list[float]:
     """The smallest value that at least each share of `values` does not exceed. Raises ValueError for none."""
     ordered = sorted(values)

@@ -76,6 +76,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
             if "ratios" in found:
                 results["ratios"][workload] = found.pop("ratios")
             results["workloads"][workload] = found
+    results["machine"]["load_average_after"] = machinefacts.load_average()
     results["all_right"] = all(found.get("all_right", True) for found in results["workloads"].values())
     return results
 

@@ -36,11 +36,12 @@ def write_pipeline(name: str, folder: Path, workload: str) -> tuple[Path, Pipeli
     return file, load_pipeline(str(file))
 
 
-def write_fraud_pipeline(name: str, folder: Path) -> tuple[Path, Pipeline]:
+def write_fraud_pipeline(name: str, folder: Path, state: str = "changelog") -> tuple[Path, Pipeline]:
     """The shipped fraud pipeline under another name, for the same reason."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.yaml"
-    file.write_text(shipped_text("fraud")[0].replace("\nname: fraud\n", f"\nname: {name}\n"), "utf-8")
+    text = shipped_text("fraud")[0].replace("\nname: fraud\n", f"\nname: {name}\n")
+    file.write_text(text.replace("\nfeatures:\n", f"\nfeatures:\n  state: {state}\n"), "utf-8")
     return file, load_pipeline(str(file))
 
 
