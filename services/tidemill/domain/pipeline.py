@@ -115,6 +115,11 @@ class FeaturesSpec(Section):
     allowed_lateness: DurationMs = 3_600_000
     label_lateness: DurationMs = 7 * DAY_MS
     max_idle_ms: int = Field(3_000, ge=0, description="wait at most this long for a partition that is being fetched")
+    state: Literal["changelog", "memory"] = Field(
+        "changelog",
+        description="memory: no changelog is written, so windows begin empty after a restart, a rebalance or an "
+        "aborted transaction, and features are too small until the longest window has passed",
+    )
     stages: tuple[StageSpec, ...] = Field(min_length=1)
 
 

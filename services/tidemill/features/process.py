@@ -74,12 +74,14 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
         inputs, state = (InputTopic(pipeline.topic("events")), InputTopic(pipeline.topic("labels"))), f"{stage}-state"
     else:
         inputs, state = (InputTopic(pipeline.topic(f"by-{stage}")),), f"{stage}-state"
+    # The join's state is written either way: labels that wait for days cannot be seen again.
+    kept = stage == OUTCOMES_STAGE or pipeline.features.state == "changelog"
     return ServiceSpec(
         pipeline=pipeline.name,
         name=f"features-{stage}",
         inputs=inputs,
         dlq_topic=pipeline.topic("dlq"),
-        state_topic=pipeline.topic(state),
+        state_topic=pipeline.topic(state) if kept else None,
         max_idle_ms=pipeline.features.max_idle_ms,
         gap_ms=_OUTCOMES_GAP_MS if stage == OUTCOMES_STAGE else 0.0,
     )

@@ -30,6 +30,7 @@ class KeyedStage:
         self._codec = StageCodec(pipeline, self._definition)
         self._output = pipeline.topic(pipeline.stage_output_role(index))
         self._last = index + 1 == len(pipeline.features.stages)
+        self._kept = pipeline.features.state == "changelog"
         self._engines: dict[int, WindowEngine] = {}
         self._pending: list[Record] = []
         self._metrics = metrics
@@ -56,9 +57,10 @@ class KeyedStage:
         readable = records if not columns.faults else [records[row] for row in columns.rows]
         aggregates, status = self._slide(readable, columns)
         self._emit(readable, columns, aggregates, status.tolist(), output)
-        for partition in sorted({record.partition for record in readable}):
-            for key, value in self._engines[partition].pack():
-                output.state.append(StateEntry(partition, key, value))
+        if self._kept:
+            for partition in sorted({record.partition for record in readable}):
+                for key, value in self._engines[partition].pack():
+                    output.state.append(StateEntry(partition, key, value))
         self._observe(status, output)
         return output
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tidemill.domain.featureset import feature_set_hash
 from tidemill.errors import ConfigurationError
 from tidemill.features.config import FeaturesConfig
 from tidemill.features.kernel_cache import prepare_cache
@@ -56,6 +57,14 @@ def test_each_stage_reads_what_the_one_before_it_writes() -> None:
         "fraud-terminal-state",
         "fraud-outcomes-state",
     ]
+
+
+def test_only_the_join_has_a_state_topic_where_stages_keep_theirs_in_memory() -> None:
+    features = FRAUD.features.model_copy(update={"state": "memory"})
+    forgetful = FRAUD.model_copy(update={"features": features})
+    topics = [service_spec(forgetful, stage).state_topic for stage in ("customer", "terminal", "outcomes")]
+    assert topics == [None, None, "fraud-outcomes-state"]
+    assert feature_set_hash(forgetful) == feature_set_hash(FRAUD), "the same features, kept elsewhere"
 
 
 def test_a_stage_that_the_pipeline_lacks_is_refused_with_those_it_has() -> None:

@@ -178,3 +178,17 @@ def test_an_unnormalised_object_is_spliced_all_the_same(customer: KeyedStage) ->
     spaced = event()._replace(value=(event().value or b"") + b" \n")
     (out,) = through(customer, spaced).records
     assert orjson.loads(out.value or b"")["features"][0] == 10.0
+
+
+def test_state_in_memory_writes_none_and_changes_no_output() -> None:
+    features = FRAUD.features.model_copy(update={"state": "memory"})
+    forgetful = keyed_stage(FRAUD.model_copy(update={"features": features}), 0)
+    remembering = keyed_stage(FRAUD, 0)
+    # 200 days by steps of half a day: rows expire, keys are forgotten, and their slots are used again.
+    for step in range(400):
+        ts = NOON + step * DAY_MS // 2
+        batch = [event(f"p{step}-{key}", ts, customer=f"c{key}") for key in (step % 3, 3 + step // 90)]
+        ours, theirs = through(forgetful, *batch), through(remembering, *batch)
+        assert ours.state == []
+        assert theirs.state
+        assert ours.records == theirs.records
