@@ -39,7 +39,7 @@ class _Libraries(logging.Handler):
         try:
             fields = {"logger": record.name, "line": record.getMessage(), "exc_info": record.exc_info or None}
             get_logger("library").log(record.levelno, "library", **fields)
-        except Exception:
+        except (TypeError, ValueError, KeyError):
             self.handleError(record)  # a faulty line of a library must not end the task that wrote it
 
 
