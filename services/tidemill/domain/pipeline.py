@@ -2,26 +2,36 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tidemill.domain.durations import DAY_MS, DurationMs
+from tidemill.domain.section import FieldName, Name, Section
+from tidemill.domain.windows import SlidingWindow, Window, WindowSpec
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-
-
-class Section(BaseModel):
-    """A part of the pipeline file: immutable, and closed to unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+Aggregate = Literal[
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "std",
+    "distinct",
+    "first",
+    "last",
+    "quantile",
+    "since_last",
+    "ratio_to_mean",
+    "share",
+    "label_rate",
+]
 
 
 class NumberField(Section):
     """A numeric event field that features read; it enters the window engine as round(value × scale)."""
 
     scale: int = Field(100, ge=1, le=1_000_000, description="fixed-point units per 1.0 (100 keeps cents)")
-    min: float = Field(0.0, description="smallest value accepted")
-    max: float = Field(1_000_000.0, description="largest value accepted")
+    min: float = Field(0.0, description="smallest value accepted; below it an event is a dead letter")
+    max: float = Field(1_000_000.0, description="largest value accepted; above it an event is a dead letter")
 
 
 class EventSpec(Section):
@@ -30,6 +40,12 @@ class EventSpec(Section):
     schema_name: Name = Field(alias="schema", description="JSON Schema of the canonical event, by name")
     entities: tuple[FieldName, ...] = Field(min_length=1, description="entity fields; the first keys the topics")
     numbers: dict[FieldName, NumberField] = Field(default_factory=dict)
+    categories: tuple[FieldName, ...] = Field((), description="further text fields that features read")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text fields that features may read: entities and categories."""
+        return (*self.entities, *self.categories)
 
 
 class LabelSpec(Section):
@@ -90,15 +106,52 @@ class IngestSpec(Section):
 
 
 class FeatureSpec(Section):
-    """One feature: a calendar fact, an event field, or an aggregate over (t − delay − window, t − delay]."""
+    """One feature: a calendar fact, an event field, or an aggregate over a window of the key's events (`windows`).
+
+    The window decides which events are looked at, `where` which of those the aggregate takes. With n of them:
+
+    - count: n. sum, mean, min, max: of `field`. std: of the population, √(Σ(x − mean)² / n).
+    - first, last: `field` of the oldest and of the newest; last with k above 1 is k columns, name_1 the newest.
+    - quantile: the one at rank ⌊q·(n − 1)⌋ from 0, to within 1 % of its value, by a log-bucketed sketch.
+    - distinct: different values of the text `field`, exact up to 4,096, beyond by HyperLogLog (standard error 1.6 %).
+    - share: the part of them whose text `field` equals `equals`. label_rate: the part whose label is 1.
+    - since_last: seconds from the newest of them but the event itself, to the event.
+    - ratio_to_mean: the event's own `field` divided by their mean.
+
+    count, sum and mean over a decaying window are Σw, Σw·x and Σw·x / Σw. Over nothing count and sum are 0, so is
+    label_rate, and everything else is null; so is a ratio to a mean of 0.
+    """
 
     name: FieldName
     calendar: Literal["weekend", "night"] | None = None
     value: FieldName | None = Field(None, description="take this event field as it is")
-    aggregate: Literal["count", "sum", "mean", "label_rate"] | None = None
-    field: FieldName | None = Field(None, description="what sum and mean aggregate")
-    window: DurationMs | None = None
+    aggregate: Aggregate | None = None
+    field: FieldName | None = Field(None, description="the event field that is aggregated")
+    window: WindowSpec | None = Field(None, description="a duration (sliding), or a mapping with a type")
     delay: DurationMs = 0
+    where: str | None = Field(None, description='which events count, such as `channel == "web" and amount > 10`')
+    k: int | None = Field(None, ge=1, le=64, description="how many values last keeps; 1 if left out")
+    q: float | None = Field(None, ge=0, le=1, description="which quantile: 0.5 is the median")
+    equals: str | None = Field(None, description="the value of `field` whose share is taken")
+
+    @property
+    def shape(self) -> Window | None:
+        """The window with a plain duration spelt out; None where nothing is aggregated, or the duration is 0."""
+        if isinstance(self.window, int):
+            return SlidingWindow(type="sliding", size=self.window) if self.window else None
+        return self.window
+
+    @property
+    def look_back(self) -> int:
+        """How much older than its event a row may be and still count, in ms."""
+        return self.delay + (self.shape.reach if self.shape else 0)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the vector's columns that this feature fills."""
+        if self.k is None or self.k == 1:
+            return (self.name,)
+        return tuple(f"{self.name}_{number}" for number in range(1, self.k + 1))
 
 
 class StageSpec(Section):
@@ -244,7 +297,7 @@ class Pipeline(Section):
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the vector's columns, stage by stage, in the order of the file."""
-        return tuple(feature.name for stage in self.features.stages for feature in stage.features)
+        return tuple(name for stage in self.features.stages for feature in stage.features for name in feature.columns)
 
     @property
     def look_back_ms(self) -> int:
