@@ -11,7 +11,7 @@ import pytest
 
 from tidemill.domain.durations import DAY_MS
 from tidemill.errors import StateCorrupt
-from tidemill.features.core import kernels
+from tidemill.features.core import kernels, scan
 from tidemill.features.core.definition import StageDefinition, compile_stage
 from tidemill.features.core.engine import WindowEngine
 from tidemill.runtime.pipelinefile import load_pipeline
@@ -81,7 +81,9 @@ def test_a_key_that_nothing_can_look_back_to_is_forgotten_with_its_chunks() -> N
 
 
 def test_rows_more_than_49_days_apart_survive_a_restart() -> None:
-    wide = replace(STAGE, retention=200 * DAY_MS, edges=np.array([0, DAY_MS, 7 * DAY_MS, 150 * DAY_MS], np.int64))
+    edges = STAGE.tables.edges.copy()
+    edges[3, scan.EDGE_DELAY] = 150 * DAY_MS
+    wide = replace(STAGE, retention=200 * DAY_MS, tables=replace(STAGE.tables, edges=edges))
     engine, changelog = WindowEngine(wide), dict[bytes, bytes]()
     slide(engine, [START, START + 100 * DAY_MS], cents=1 << 40)
     saved(engine, changelog)
@@ -133,7 +135,7 @@ def test_the_kernels_give_the_same_bits_as_plain_python() -> None:
     program = (
         "import hashlib, numpy as np, sys\n"
         "from tidemill.features.core import kernels\n"
-        "from tidemill.features.core.codec import hash_texts\n"
+        "from tidemill.features.core.columns import hash_texts\n"
         "from tidemill.features.core.definition import compile_stage\n"
         "from tidemill.features.core.engine import WindowEngine\n"
         "from tidemill.runtime.pipelinefile import load_pipeline\n"

@@ -3,16 +3,17 @@
 The rows of a key are cut in *arrival* order into chunks of CHUNK_ROWS, so a late row or a label changes the newest
 chunk only, however far back in time it lands. A record never holds more than the rows that still live.
 
-    words, little-endian: VERSION | flags << 8 | columns << 16 | rows << 24, fingerprint, first ts (2 words), then
-    per row the ts offset (1, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4;
-    then per row the values from column LABEL on (1 each, or 2 with WIDE_VALUES). WEIGHT follows from the label bit.
+    words, little-endian: VERSION | flags << 8 | (rows − 1) << 12 | columns << 16, fingerprint, first ts (2 words); with
+    WIDE_VALUES a bit a column, ⌈columns / 32⌉ words, that says which columns are wide; then per row the ts offset (1
+    word, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4; then per row the
+    values from column LABEL on (1 word each, or 2 of a wide column). WEIGHT follows from the label bit.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tidemill.features.core.kernels import (
+from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
     CAP,
@@ -34,21 +35,33 @@ from tidemill.features.core.kernels import (
     Int64s,
     Integer,
     allocate,
-    prefix_sum,
     size_class,
     store,
     trim,
     upper_bound,
+    value_at,
     weigh,
 )
 
 CHUNK_ROWS = 16
 CHUNK_HEADER = 4
-CHUNK_VERSION = 1
+CHUNK_VERSION = 2
+MOST_COLUMNS = (1 << 16) - 1
 WIDE_VALUES, WIDE_TIMES = 1, 2
 PACK_SLOT, PACK_CHUNK, PACK_START, PACK_END, PACK_WIDTH = 0, 1, 2, 3, 4
 
 Words = NDArray[np.uint32]
+
+
+@njit(cache=True)
+def _mask_words(columns: Integer) -> Integer:
+    return (columns + 31) >> 5
+
+
+@njit(cache=True)
+def _is_wide(words: Words, mask: Integer, column: Integer) -> bool:
+    """Whether the column takes two words, by the bits that begin at `mask`; −1 means that none does."""
+    return bool(mask >= 0 and ((np.int64(words[mask + (column >> 5)]) >> (column & 31)) & 1) == 1)
 
 
 @njit(cache=True)
@@ -60,7 +73,7 @@ def pack_bounds(meta: Int64s, ctl: Int64s, dirty: Int64s, columns: Integer) -> t
         last = (line[SEQUENCE] - 1) // CHUNK_ROWS
         records += last - line[FIRST_CHUNK] + 1
         chunks += last - line[SAVED] // CHUNK_ROWS + 1
-    widest = CHUNK_HEADER + CHUNK_ROWS * (4 + 2 * (columns - 1)) + CHUNK_ROWS // 4
+    widest = CHUNK_HEADER + _mask_words(columns) + CHUNK_ROWS * (4 + 2 * (columns - 1)) + CHUNK_ROWS // 4
     return records, chunks * widest
 
 
@@ -100,6 +113,8 @@ def _pack_chunk(
     if rows == 0:
         return at
     flags = 0
+    wide = at + CHUNK_HEADER
+    words[wide : wide + _mask_words(columns)] = 0
     origin = np.int64(0x7FFFFFFFFFFFFFFF)
     latest = -origin
     for within in range(CHUNK_ROWS):
@@ -110,15 +125,21 @@ def _pack_chunk(
         origin = min(origin, ts)
         latest = max(latest, ts)
         for column in range(LABEL, columns):
-            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
+            value = value_at(arena, line, position, column)
             if value > 0x7FFFFFFF or value < -0x80000000:
                 flags |= WIDE_VALUES
+                at_word = wide + (column >> 5)
+                words[at_word] = np.uint32(np.int64(words[at_word]) | (1 << (column & 31)))
     if latest - origin > 0xFFFFFFFF:
         flags |= WIDE_TIMES
-    wide_values, wide_times = (flags & WIDE_VALUES) != 0, (flags & WIDE_TIMES) != 0
-    at = _write(words, at, CHUNK_VERSION | (flags << 8) | (columns << 16) | (rows << 24), False)
+    wide_times = (flags & WIDE_TIMES) != 0
+    at = _write(words, at, CHUNK_VERSION | (flags << 8) | ((rows - 1) << 12) | (columns << 16), False)
     at = _write(words, at, fingerprint, False)
     at = _write(words, at, origin, True)
+    if flags & WIDE_VALUES:
+        at += _mask_words(columns)
+    else:
+        wide = -1
     packed, packed_count = 0, 0
     arrivals = at + rows * (4 if wide_times else 3)
     values = arrivals + (rows + 3) // 4
@@ -136,8 +157,8 @@ def _pack_chunk(
             arrivals += 1
             packed = 0
         for column in range(LABEL, columns):
-            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
-            values = _write(words, values, value, wide_values)
+            value = value_at(arena, line, position, column)
+            values = _write(words, values, value, _is_wide(words, wide, column))
     return values
 
 
@@ -196,6 +217,24 @@ def _read(words: Words, at: Integer, wide: bool) -> Integer:
 
 
 @njit(cache=True)
+def _shape(words: Words, start: Integer, end: Integer) -> tuple[Integer, Integer]:
+    """(rows, words) of the record that begins at `start` and should end at `end`, by what its head says."""
+    flags = (np.int64(words[start]) >> 8) & 0xF
+    rows = ((np.int64(words[start]) >> 12) & 0xF) + 1
+    columns = (np.int64(words[start]) >> 16) & 0xFFFF
+    row = (4 if flags & WIDE_TIMES else 3) + columns - 1
+    size = CHUNK_HEADER + (rows + 3) // 4
+    if flags & WIDE_VALUES:
+        size += _mask_words(columns)
+        if start + size > end:
+            return rows, size
+        for column in range(LABEL, columns):
+            if _is_wide(words, start + CHUNK_HEADER, column):
+                row += 1
+    return rows, size + rows * row
+
+
+@njit(cache=True)
 def inspect(
     words: Words, starts: Int64s, fingerprint: Integer, columns: Integer, slots: Int64s, rows: Int64s
 ) -> Integer:
@@ -209,11 +248,8 @@ def inspect(
             return record
         if np.int64(words[start + 1]) != fingerprint:
             return -2 - record
-        flags = (words[start] >> 8) & 0xFF
-        count = np.int64(words[start] >> 24)
-        size = CHUNK_HEADER + count * (4 if flags & WIDE_TIMES else 3) + (count + 3) // 4
-        size += count * (columns - 1) * (2 if flags & WIDE_VALUES else 1)
-        if (words[start] >> 16) & 0xFF != columns or end - start != size or count < 1 or count > CHUNK_ROWS:
+        count, size = _shape(words, start, end)
+        if (words[start] >> 16) & 0xFFFF != columns or end - start != size:
             return record
         rows[slots[record]] += count
     return -1
@@ -242,19 +278,23 @@ def unpack(
     """Rebuild rings from inspected records, given in ascending chunk order for each slot, by inserting their rows in
     the order in which they first arrived. The arena has room for `capacities`; every slot begins blank."""
     columns = arena.shape[1] - PREFIX
-    numbers = np.zeros(max(1, columns - NUMBERS), np.int64)
+    held = np.zeros(columns, np.int64)
     for record in range(slots.shape[0]):
         at = starts[record]
         line = meta[slots[record]]
-        flags = (words[at] >> 8) & 0xFF
-        wide_values, wide_times = (flags & WIDE_VALUES) != 0, (flags & WIDE_TIMES) != 0
-        rows = np.int64(words[at] >> 24)
+        flags = (np.int64(words[at]) >> 8) & 0xF
+        wide_times = (flags & WIDE_TIMES) != 0
+        rows = ((np.int64(words[at]) >> 12) & 0xF) + 1
         origin = _read(words, at + 2, True)
         if line[CAP] == 0:
             line[CAP] = capacities[slots[record]]
             line[BASE] = allocate(arena, ctl, line[CAP])
             line[FIRST_CHUNK] = chunks[record]
         at += CHUNK_HEADER
+        wide = np.int64(-1)
+        if flags & WIDE_VALUES:
+            wide = at
+            at += _mask_words(columns)
         arrivals = at + rows * (4 if wide_times else 3)
         values = arrivals + (rows + 3) // 4
         for row in range(rows):
@@ -267,11 +307,10 @@ def unpack(
             identity = _read(words, at, True)
             at += 2
             arrival = (np.int64(words[arrivals + row // 4]) >> (8 * (row & 3))) & 0xFF
-            label_value = _read(words, values, wide_values)
-            values += 2 if wide_values else 1
-            for column in range(NUMBERS, columns):
-                numbers[column - NUMBERS] = _read(words, values, wide_values)
-                values += 2 if wide_values else 1
+            for column in range(LABEL, columns):
+                is_wide = _is_wide(words, wide, column)
+                held[column - LABEL] = _read(words, values, is_wide)
+                values += 2 if is_wide else 1
             base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
             line[SEQUENCE] = chunks[record] * CHUNK_ROWS + (arrival & 15)
             if arrival & 16:
@@ -282,13 +321,14 @@ def unpack(
                     and (arena[base + (position & mask), ARRIVAL] & 1) == 1
                 ):
                     position += 1
-                store(arena, line, columns, position, ts, identity, 0, numbers)
-                weigh(arena, line, position, LABEL, label_value)
+                store(arena, line, columns, position, ts, identity, 0, held)
+                for column in range(LABEL, columns):
+                    weigh(arena, line, position, column, held[column - LABEL])
             else:
                 position = upper_bound(arena, base, mask, tail, head, ts)
                 if head == tail or ts >= line[NEWEST]:
                     line[NEWEST] = ts
-                store(arena, line, columns, position, ts, identity, NOT_A_LABEL, numbers)
+                store(arena, line, columns, position, ts, identity, NOT_A_LABEL, held[NUMBERS - LABEL :])
             line[SAVED] = line[SEQUENCE]
     for slot in range(meta.shape[0]):
         if meta[slot, CAP] > 0:
