@@ -35,11 +35,11 @@ from tidemill.features.core.rings import (
     Int64s,
     Integer,
     allocate,
+    prefix_sum,
     size_class,
     store,
     trim,
     upper_bound,
-    value_at,
     weigh,
 )
 
@@ -60,8 +60,8 @@ def _mask_words(columns: Integer) -> Integer:
 
 @njit(cache=True)
 def _is_wide(words: Words, mask: Integer, column: Integer) -> bool:
-    """Whether the column takes two words, by the bits that begin at `mask`; −1 means that none does."""
-    return bool(mask >= 0 and ((np.int64(words[mask + (column >> 5)]) >> (column & 31)) & 1) == 1)
+    """Whether the column takes two words, by the bits that begin at `mask`."""
+    return bool(((np.int64(words[mask + (column >> 5)]) >> (column & 31)) & 1) == 1)
 
 
 @njit(cache=True)
@@ -114,7 +114,8 @@ def _pack_chunk(
         return at
     flags = 0
     wide = at + CHUNK_HEADER
-    words[wide : wide + _mask_words(columns)] = 0
+    for word in range(_mask_words(columns)):
+        words[wide + word] = np.uint32(0)
     origin = np.int64(0x7FFFFFFFFFFFFFFF)
     latest = -origin
     for within in range(CHUNK_ROWS):
@@ -125,7 +126,7 @@ def _pack_chunk(
         origin = min(origin, ts)
         latest = max(latest, ts)
         for column in range(LABEL, columns):
-            value = value_at(arena, line, position, column)
+            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
             if value > 0x7FFFFFFF or value < -0x80000000:
                 flags |= WIDE_VALUES
                 at_word = wide + (column >> 5)
@@ -157,8 +158,12 @@ def _pack_chunk(
             arrivals += 1
             packed = 0
         for column in range(LABEL, columns):
-            value = value_at(arena, line, position, column)
-            values = _write(words, values, value, _is_wide(words, wide, column))
+            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
+            if wide < 0:
+                words[values] = np.uint32(value & 0xFFFFFFFF)
+                values += 1
+            else:
+                values = _write(words, values, value, _is_wide(words, wide, column))
     return values
 
 
@@ -308,7 +313,7 @@ def unpack(
             at += 2
             arrival = (np.int64(words[arrivals + row // 4]) >> (8 * (row & 3))) & 0xFF
             for column in range(LABEL, columns):
-                is_wide = _is_wide(words, wide, column)
+                is_wide = wide >= 0 and _is_wide(words, wide, column)
                 held[column - LABEL] = _read(words, values, is_wide)
                 values += 2 if is_wide else 1
             base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]

@@ -29,8 +29,6 @@ _SUMMED = {
     "mean": kernels.OP_MEAN,
     "label_rate": kernels.OP_LABEL_RATE,
     "share": kernels.OP_SHARE,
-    "std": kernels.OP_STD,
-    "ratio_to_mean": kernels.OP_RATIO_TO_MEAN,
 }
 _SCANNED = {
     "min": scan.OP_MIN,
@@ -55,6 +53,11 @@ class Tables:
     spec: Int64s
     scans: Int64s
     gates: Int64s
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether anything looks at rows one by one (`scan`)."""
+        return len(self.walks) + len(self.scans) > 0
 
 
 @dataclass(frozen=True)
@@ -169,10 +172,10 @@ class _Compiler:
             column = self._column(Column("value", field, where))
             squares = self._column(Column("square_low", field, where))
             assert self._column(Column("square_high", field, where)) == squares + 1
-            return kernels.OP_STD, column, scale, taken, squares
+            return scan.OP_STD, column, scale, taken, squares
         if aggregate == "ratio_to_mean":
             own = self._column(Column("value", field, ()))
-            return kernels.OP_RATIO_TO_MEAN, self._column(Column("value", field, where)), scale, taken, own
+            return scan.OP_RATIO_TO_MEAN, self._column(Column("value", field, where)), scale, taken, own
         if aggregate == "share":
             both = ordered((*where, text_condition(field or "", "==", feature.equals or "")))
             return kernels.OP_SHARE, self._column(Column("taken", None, both)), 1, taken, 0

@@ -32,7 +32,9 @@ class WindowEngine:
         self._limits[rings.RETENTION] = definition.retention
         self._tables = definition.tables
         self._line = rings.FIXED + definition.columns + self._tables.edges.shape[0]
-        self._scratch = np.zeros(sketches.SCRATCH if len(self._tables.scans) else 1, np.int64)
+        tables = self._tables
+        self._walks, self._scans = (tables.walks, tables.scans) if tables.rowwise else (None, None)
+        self._scratch = np.zeros(sketches.SCRATCH if tables.rowwise else 0, np.int64)
         self._clear()
 
     def _clear(self) -> None:
@@ -117,9 +119,9 @@ class WindowEngine:
                     self._ctl,
                     self._dirty,
                     tables.edges,
-                    tables.walks,
                     tables.spec,
-                    tables.scans,
+                    self._walks,
+                    self._scans,
                     tables.gates,
                     self._limits,
                     self._scratch,
@@ -227,9 +229,10 @@ class WindowEngine:
         records, words = chunks.pack_bounds(self._meta, self._ctl, self._dirty, self._definition.columns)
         table = np.empty((records, chunks.PACK_WIDTH), np.int64)
         buffer = np.empty(words, np.uint32)
-        count = chunks.pack(
-            self._arena, self._meta, self._ctl, self._dirty, self._definition.fingerprint, table, buffer
-        )
+        with np.errstate(over="ignore"):
+            count = chunks.pack(
+                self._arena, self._meta, self._ctl, self._dirty, self._definition.fingerprint, table, buffer
+            )
         lines = table[:count]
         data = buffer[: lines[-1, chunks.PACK_END]].astype("<u4", copy=False).tobytes()
         names = self._names

@@ -27,7 +27,7 @@ _POWERS = _powers()
 
 @njit(cache=True)
 def halved(age: Integer, half_life: Integer) -> float:
-    """2^(−age / half_life) for age ≥ 0, to about one unit in the last place.
+    """2^(−age / half_life) for age ≥ 0, to three units in the last place.
 
     By table and series, with +, ×, ÷ only: libraries differ in the last bit of a power, these operations do not.
     """

@@ -18,7 +18,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tidemill.features.core.exact import deviation
 from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
@@ -58,7 +57,6 @@ from tidemill.features.core.scan import (
     SPEC_FAR,
     SPEC_NEAR,
     SPEC_OP,
-    SPEC_OTHER,
     SPEC_OUT,
     SPEC_SCALE,
     SPEC_TAKEN,
@@ -66,7 +64,7 @@ from tidemill.features.core.scan import (
     walk,
 )
 
-OP_COUNT, OP_SUM, OP_MEAN, OP_LABEL_RATE, OP_SHARE, OP_STD, OP_RATIO_TO_MEAN = range(7)
+OP_COUNT, OP_SUM, OP_MEAN, OP_LABEL_RATE, OP_SHARE = range(5)
 
 ACCEPTED, LATE, DUPLICATE, LABEL_ACCEPTED, LABEL_UNMATCHED, LABEL_DUPLICATE = 0, 1, 2, 3, 4, 5
 
@@ -79,12 +77,7 @@ def _mark_dirty(line: Int64s, ctl: Int64s, dirty: Int64s, slot: Integer) -> None
 
 
 @njit(cache=True)
-def _between(arena: Int64s, line: Int64s, far: Integer, near: Integer, column: Integer) -> Integer:
-    return prefix_sum(arena, line, near, column) - prefix_sum(arena, line, far, column)
-
-
-@njit(cache=True)
-def _aggregate(arena: Int64s, line: Int64s, spec: Int64s, at: Int64s, numbers: Int64s, out: Floats) -> None:
+def _aggregate(arena: Int64s, line: Int64s, spec: Int64s, at: Int64s, out: Floats) -> None:
     """Each feature is one correctly rounded division of two integers, so it has the same bits everywhere."""
     for feature in range(spec.shape[0]):
         near, far = at[spec[feature, SPEC_NEAR]], at[spec[feature, SPEC_FAR]]
@@ -92,26 +85,20 @@ def _aggregate(arena: Int64s, line: Int64s, spec: Int64s, at: Int64s, numbers: I
         column = spec[feature, SPEC_COLUMN]
         scale = spec[feature, SPEC_SCALE]
         target = spec[feature, SPEC_OUT]
-        count = _between(arena, line, far, near, spec[feature, SPEC_TAKEN])
+        taken = spec[feature, SPEC_TAKEN]
+        count = prefix_sum(arena, line, near, taken) - prefix_sum(arena, line, far, taken)
         if operation == OP_COUNT:
             out[target] = float(count)
             continue
-        total = _between(arena, line, far, near, column)
+        total = prefix_sum(arena, line, near, column) - prefix_sum(arena, line, far, column)
         if operation == OP_SUM:
             out[target] = float(total) / float(scale)
         elif operation == OP_MEAN:
             out[target] = float(total) / float(count * scale) if count > 0 else np.nan
         elif operation == OP_LABEL_RATE:
             out[target] = float(total) / float(count) if count > 0 else 0.0
-        elif operation == OP_SHARE:
-            out[target] = float(total) / float(count) if count > 0 else np.nan
-        elif operation == OP_RATIO_TO_MEAN:
-            own = numbers[spec[feature, SPEC_OTHER] - NUMBERS]
-            out[target] = float(own * count) / float(total) if total != 0 else np.nan
         else:
-            squares = spec[feature, SPEC_OTHER]
-            low, high = _between(arena, line, far, near, squares), _between(arena, line, far, near, squares + 1)
-            out[target] = deviation(count, total, low, high, scale) if count > 0 else np.nan
+            out[target] = float(total) / float(count) if count > 0 else np.nan
 
 
 @njit(cache=True)
@@ -121,9 +108,9 @@ def slide(
     ctl: Int64s,
     dirty: Int64s,
     edges: Int64s,
-    walks: Int64s,
     spec: Int64s,
-    scans: Int64s,
+    walks: Int64s | None,
+    scans: Int64s | None,
     gates: Int64s,
     limits: Int64s,
     scratch: Int64s,
@@ -140,12 +127,12 @@ def slide(
 
     Less than the number of rows means that the arena is full: make space and call again from there; nothing of that
     row was applied. `slots[i]` is −1 for a label whose key is unknown. `labels[i]` is NOT_A_LABEL for an event.
-    `numbers[i]` are the values of the columns from NUMBERS on. `scratch` is `sketches.SCRATCH` long where there are
-    scans.
+    `numbers[i]` are the values of the columns from NUMBERS on. `walks` and `scans` are None where both are empty: numba
+    then compiles a variant without them. `scratch` is `sketches.SCRATCH` long where they are not.
     """
     columns = arena.shape[1] - PREFIX
     count = edges.shape[0]
-    at = np.empty(count + walks.shape[0], np.int64)
+    at = np.empty(count if walks is None else count + walks.shape[0], np.int64)
     for row in range(start, slots.shape[0]):
         slot = slots[row]
         ts = times[row]
@@ -230,11 +217,11 @@ def slide(
                 at[edge] = cursor
             else:
                 at[edge] = upper_bound(arena, base, mask, tail, head, limit)
-        if walks.shape[0] > 0:
+        if walks is not None:
             walk(arena, line, edges, walks, at, ts)
-        _aggregate(arena, line, spec, at, numbers[row], out[row])
-        if scans.shape[0] > 0:
-            scan(arena, line, edges, scans, at, ts, scratch, out[row])
+        _aggregate(arena, line, spec, at, out[row])
+        if scans is not None:
+            scan(arena, line, edges, scans, at, ts, numbers[row], scratch, out[row])
     return slots.shape[0]
 
 

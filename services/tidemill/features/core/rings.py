@@ -85,8 +85,8 @@ def release(arena: Int64s, ctl: Int64s, base: Integer, capacity: Integer) -> Non
 
 
 @njit(cache=True)
-def _resize(arena: Int64s, line: Int64s, ctl: Int64s, capacity: Integer) -> bool:
-    """Move the ring to one of `capacity` rows, which hold what it holds; False when the arena must grow first."""
+def _widen(arena: Int64s, line: Int64s, ctl: Int64s, capacity: Integer) -> bool:
+    """Move the ring to one of `capacity` rows; False when the arena must grow first."""
     base = allocate(arena, ctl, capacity)
     if base < 0:
         return False
@@ -105,16 +105,26 @@ def make_room(arena: Int64s, line: Int64s, ctl: Int64s) -> bool:
     """See that the ring can take one more row; False when the arena must grow first."""
     if line[HEAD] - line[TAIL] < line[CAP]:
         return True
-    return bool(_resize(arena, line, ctl, max(SMALLEST_RING, 2 * line[CAP])))
+    return bool(_widen(arena, line, ctl, max(SMALLEST_RING, 2 * line[CAP])))
 
 
 @njit(cache=True)
 def narrow(arena: Int64s, line: Int64s, ctl: Int64s) -> None:
-    """Give back most of a ring that is less than a quarter full: twice its rows stay. Without space for the move it
-    stays as it is, and is asked again with the next event."""
-    rows = line[HEAD] - line[TAIL]
-    if line[CAP] > SMALLEST_RING and 4 * rows < line[CAP]:
-        _resize(arena, line, ctl, max(SMALLEST_RING, 1 << size_class(2 * rows)))
+    """Give back most of a ring that is less than a quarter full: its first part, twice what it holds, stays."""
+    base, capacity, tail, head = line[BASE], line[CAP], line[TAIL], line[HEAD]
+    if capacity <= SMALLEST_RING or 4 * (head - tail) >= capacity:
+        return
+    kept = max(SMALLEST_RING, 1 << size_class(2 * (head - tail)))
+    rows = np.empty((head - tail, arena.shape[1]), np.int64)
+    for position in range(tail, head):
+        rows[position - tail] = arena[base + (position & (capacity - 1))]
+    for position in range(tail, head):
+        arena[base + (position & (kept - 1))] = rows[position - tail]
+    line[CAP] = kept
+    while kept < capacity:
+        # Halves of halves: each is as large as all before it, and a power of two.
+        release(arena, ctl, base + kept, kept)
+        kept *= 2
 
 
 @njit(cache=True)
@@ -185,10 +195,16 @@ def prefix_sum(arena: Int64s, line: Int64s, position: Integer, column: Integer) 
     return arena[line[BASE] + (position & (line[CAP] - 1)), PREFIX + column]
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def value_at(arena: Int64s, line: Int64s, position: Integer, column: Integer) -> Integer:
     """What the row at `position` holds in `column`."""
     return prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
+
+
+@njit(cache=True, inline="always")
+def between(arena: Int64s, line: Int64s, far: Integer, near: Integer, column: Integer) -> Integer:
+    """What the rows at [far, near) hold in `column` together."""
+    return prefix_sum(arena, line, near, column) - prefix_sum(arena, line, far, column)
 
 
 @njit(cache=True)

@@ -1,5 +1,6 @@
 """What must look at the rows of a window one by one: windows whose far edge is walked to, and aggregates that no
-difference of prefix sums gives. A stage without either never comes here. The cost of both grows with the rows walked.
+division of two sums gives. A stage without either runs code without all this. The cost of both grows with the rows
+walked, but for the deviation and the ratio, which are of sums.
 
     walks [W, 4]  a line a walked window: KIND, edge of u, what it counts in (ms of gap, or events), within in ms
     scans [F, …]  a line a feature, in the layout of `kernels.spec`
@@ -8,17 +9,18 @@ difference of prefix sums gives. A stage without either never comes here. The co
 import numpy as np
 from numba import njit
 
-from tidemill.features.core.exact import halved
+from tidemill.features.core.exact import deviation, halved
 from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
     CAP,
+    NUMBERS,
     TAIL,
     TS,
     Floats,
     Int64s,
     Integer,
-    prefix_sum,
+    between,
     value_at,
 )
 from tidemill.features.core.sketches import distinct, quantile
@@ -32,6 +34,7 @@ SPEC_OP, SPEC_NEAR, SPEC_FAR, SPEC_COLUMN, SPEC_SCALE, SPEC_TAKEN, SPEC_OTHER, S
 
 OP_MIN, OP_MAX, OP_FIRST, OP_LAST, OP_DISTINCT, OP_QUANTILE, OP_SINCE_LAST = range(100, 107)
 OP_DECAYED_COUNT, OP_DECAYED_SUM, OP_DECAYED_MEAN = range(107, 110)
+OP_STD, OP_RATIO_TO_MEAN = range(110, 112)
 
 
 @njit(cache=True)
@@ -96,20 +99,42 @@ def _decayed(
         end = position + 1
         while end < near and arena[base + (end & mask), TS] == time:
             end += 1
-        count = prefix_sum(arena, line, end, taken) - prefix_sum(arena, line, position, taken)
+        count = between(arena, line, position, end, taken)
         if count > 0:
             weight = halved(u - time, half_life)
             weights += weight * float(count)
-            total += weight * float(prefix_sum(arena, line, end, column) - prefix_sum(arena, line, position, column))
+            total += weight * float(between(arena, line, position, end, column))
         position = end
     return weights, total
 
 
 @njit(cache=True)
+def _of_sums(arena: Int64s, line: Int64s, far: Integer, near: Integer, feature: Int64s, numbers: Int64s) -> float:
+    """The deviation, or the ratio of the event's own value to the mean."""
+    count = between(arena, line, far, near, feature[SPEC_TAKEN])
+    total = between(arena, line, far, near, feature[SPEC_COLUMN])
+    other = feature[SPEC_OTHER]
+    if feature[SPEC_OP] == OP_RATIO_TO_MEAN:
+        return float(numbers[other - NUMBERS] * count) / float(total) if total != 0 else np.nan
+    if count == 0:
+        return np.nan
+    low, high = between(arena, line, far, near, other), between(arena, line, far, near, other + 1)
+    return float(deviation(count, total, low, high, feature[SPEC_SCALE]))
+
+
+@njit(cache=True)
 def scan(
-    arena: Int64s, line: Int64s, edges: Int64s, scans: Int64s, at: Int64s, ts: Integer, scratch: Int64s, out: Floats
+    arena: Int64s,
+    line: Int64s,
+    edges: Int64s,
+    scans: Int64s,
+    at: Int64s,
+    ts: Integer,
+    numbers: Int64s,
+    scratch: Int64s,
+    out: Floats,
 ) -> None:
-    """Set the features of `scans` in `out` for an event at `ts`, which is in the ring."""
+    """Set the features of `scans` in `out` for an event at `ts` of values `numbers`, which is in the ring."""
     for index in range(scans.shape[0]):
         feature = scans[index]
         near, far = at[feature[SPEC_NEAR]], at[feature[SPEC_FAR]]
@@ -129,6 +154,9 @@ def scan(
             continue
         if operation == OP_QUANTILE:
             out[target] = quantile(arena, line, far, near, column, taken, feature[SPEC_OTHER], scratch) / scale
+            continue
+        if operation >= OP_STD:
+            out[target] = _of_sums(arena, line, far, near, feature, numbers)
             continue
         if operation >= OP_DECAYED_COUNT:
             u = ts - edges[feature[SPEC_NEAR], EDGE_DELAY]
