@@ -1,7 +1,7 @@
 """What the window engine must answer, computed slowly from lists of Python integers.
 
-Written from the definitions in `tidemill.domain.windows` and `pipeline.FeatureSpec`, for a stage whose events have one
-number, `amount`, and one text, `channel`. It shares with the engine only how long rows stay and when keys go.
+Written from the definitions in `domain.windows` and `domain.featurespec`, for a stage whose events have one number,
+`amount`, and one text, `channel`. It shares with the engine only how long rows stay and when keys go.
 """
 
 import math
@@ -11,8 +11,8 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import NamedTuple
 
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
-from tidemill.domain.pipeline import FeatureSpec
 from tidemill.domain.windows import (
     CountWindow,
     DecayWindow,

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from support.featureoracle import Row
-from tidemill.domain.pipeline import FeatureSpec, Pipeline, StageSpec
+from tidemill.domain.featurespec import FeatureSpec, StageSpec
+from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.windows import WINDOW_TYPES
 from tidemill.features.core import rings
 from tidemill.features.core.columns import fill, hash_texts

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from tidemill.domain.durations import DAY_MS
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import Comparison, FilterError, parse_filter
-from tidemill.domain.pipeline import FeatureSpec, Pipeline
+from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
 from tidemill.domain.windows import CountWindow, DecayWindow, HoppingWindow, SessionWindow
 

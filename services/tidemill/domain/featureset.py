@@ -5,8 +5,9 @@ from typing import Any
 
 import orjson
 
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
-from tidemill.domain.pipeline import FeatureSpec, Pipeline
+from tidemill.domain.pipeline import Pipeline
 
 _OPTIONAL = ("where", "k", "q", "equals")
 """Left out of the document where they are not said, so that a feature that says none keeps its name."""

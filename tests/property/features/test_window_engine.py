@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from support.featureoracle import Oracle, Row, agrees
 from support.featurestreams import CHANNELS, SCALE, SECOND, arrivals, feature_lists, restored, save, slide, stage_of
-from tidemill.domain.pipeline import FeatureSpec
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.features.core import kernels
 from tidemill.features.core.engine import WindowEngine
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from support.featureoracle import Row
 from support.featurestreams import SECOND, restored, save, slide, stage_of
-from tidemill.domain.pipeline import FeatureSpec
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.features.core.engine import WindowEngine
 
 WANTED = (

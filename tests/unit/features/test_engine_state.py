@@ -136,7 +136,7 @@ def test_the_kernels_give_the_same_bits_as_plain_python() -> None:
     program = (
         "import hashlib, random\n"
         "from support.featurestreams import arrivals, restored, save, slide, stage_of\n"
-        "from tidemill.domain.pipeline import FeatureSpec\n"
+        "from tidemill.domain.featurespec import FeatureSpec\n"
         "wanted, number = [], dict(field='amount', where='amount >= 1')\n"
         "windows = [9000, dict(type='tumbling', size=9000), dict(type='hopping', size=9000, hop=3000),\n"
         "    dict(type='session', gap=5000, within=30000), dict(type='count', last=4, within=60000)]\n"

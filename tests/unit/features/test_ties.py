@@ -4,7 +4,7 @@ from itertools import permutations
 
 from support.featureoracle import Row
 from support.featurestreams import SECOND, slide, stage_of
-from tidemill.domain.pipeline import FeatureSpec
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.features.core.engine import WindowEngine
 
 WANTED = (

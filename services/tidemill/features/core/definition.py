@@ -8,8 +8,9 @@ import numpy as np
 import orjson
 
 from tidemill.domain.durations import DAY_MS
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
-from tidemill.domain.pipeline import FeatureSpec, Pipeline
+from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.windows import (
     CountWindow,
     DecayWindow,

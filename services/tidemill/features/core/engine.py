@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import StateCorrupt
-from tidemill.features.core import chunks, kernels, rings, sketches
+from tidemill.features.core import chunkreader, chunks, kernels, rings, sketches
 from tidemill.features.core.definition import StageDefinition
 from tidemill.features.core.rings import Int64s
 
@@ -33,7 +33,8 @@ class WindowEngine:
         self._tables = definition.tables
         self._line = rings.FIXED + definition.columns + self._tables.edges.shape[0]
         tables = self._tables
-        self._walks, self._scans = (tables.walks, tables.scans) if tables.rowwise else (None, None)
+        self._walks: Int64s | None = tables.walks if tables.rowwise else None
+        self._scans: Int64s | None = tables.scans if tables.rowwise else None
         self._scratch = np.zeros(sketches.SCRATCH if tables.rowwise else 0, np.int64)
         self._clear()
 
@@ -263,15 +264,19 @@ class WindowEngine:
         np.cumsum([len(value) // 4 for _, value in ordered], out=starts[1:])
         words = np.frombuffer(b"".join(value for _, value in ordered), "<u4").astype(np.uint32)
         rows = np.zeros(len(self._names), np.int64)
-        verdict = chunks.inspect(words, starts, self._definition.fingerprint, self._definition.columns, slots, rows)
+        verdict = chunkreader.inspect(
+            words, starts, self._definition.fingerprint, self._definition.columns, slots, rows
+        )
         if verdict <= -2:
             raise self._corrupt(ordered[-2 - verdict][0], "was written by another definition of this stage")
         if verdict >= 0:
             raise self._corrupt(ordered[verdict][0], "has another format or is cut short")
-        capacities = chunks.ring_capacities(rows)
+        capacities = chunkreader.ring_capacities(rows)
         self._widen_arena(max(_FIRST_ROWS, int(capacities.sum()) * 5 // 4))
         with np.errstate(over="ignore"):
-            chunks.unpack(self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities)
+            chunkreader.unpack(
+                self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities
+            )
         self._newest = int(self._meta[: len(self._names), rings.NEWEST].max())
 
     def _corrupt(self, key: bytes, fault: str) -> StateCorrupt:
