@@ -127,6 +127,10 @@ RULES: dict[str, tuple[str, str, str, str]] = {
         *("mean, field: amount, window: 1d", "max, field: amount, window: {type: decay, half_life: 1d}"),
         *("features.stages.0.features.4.window", "a decaying window is for count, sum, mean, not for max"),
     ),
+    "decay of more than is left": (
+        *("count, window: 1d}", "count, window: {type: decay, half_life: 1s, within: 1d}}"),
+        *("features.stages.0.features.3.window.within", "after 1,000 half-lives nothing is left"),
+    ),
     "label rate of the last events": (
         *("label_rate, window: 1d", "label_rate, window: {type: count, last: 5, within: 1d}"),
         *("features.stages.1.features.1.window", "needs a window of time"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.featureoracle import Row
 from tidemill.domain.featurespec import FeatureSpec, StageSpec
 from tidemill.domain.pipeline import Pipeline
-from tidemill.domain.windows import WINDOW_TYPES
+from tidemill.domain.windows import MOST_HALF_LIVES, WINDOW_TYPES
 from tidemill.features.core import rings
 from tidemill.features.core.columns import fill, hash_texts
 from tidemill.features.core.definition import StageDefinition, compile_stage
@@ -50,7 +50,9 @@ def windows(draw: st.DrawFn, kind: str) -> object:
         case "count":
             return {"type": kind, "last": draw(st.integers(1, 12)), "within": size}
         case _:
-            return {"type": kind, "half_life": draw(st.integers(1, 20_000)), "within": draw(st.none() | spans)}
+            half_life = draw(st.integers(1, 20_000))
+            within = draw(st.none() | st.integers(1, MOST_HALF_LIVES).map(lambda lives: min(lives * half_life, 90_000)))
+            return {"type": kind, "half_life": half_life, "within": within}
 
 
 @st.composite

@@ -8,7 +8,7 @@ from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import Comparison, FilterError, parse_filter
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
-from tidemill.domain.windows import CountWindow, DecayWindow, HoppingWindow, SessionWindow
+from tidemill.domain.windows import MOST_HALF_LIVES, CountWindow, DecayWindow, HoppingWindow, SessionWindow
 
 LONGEST_WINDOW_MS = 3_650 * DAY_MS
 
@@ -113,6 +113,8 @@ def _window(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
         yield Mistake((*where, "within"), f"within ({window.within} ms) is shorter than gap ({window.gap} ms)")
     if isinstance(window, DecayWindow) and feature.aggregate not in _DECAYING:
         yield Mistake(where, f"a decaying window is for {listed(_DECAYING)}, not for {feature.aggregate}")
+    if isinstance(window, DecayWindow) and window.reach > MOST_HALF_LIVES * window.half_life:
+        yield Mistake((*where, "within"), f"after {MOST_HALF_LIVES:,} half-lives nothing is left; shorten within")
     if isinstance(window, CountWindow) and feature.aggregate == "label_rate":
         yield Mistake(where, "label_rate needs a window of time: labels are no events, so they cannot be counted off")
     if feature.look_back > LONGEST_WINDOW_MS:

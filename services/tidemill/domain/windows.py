@@ -15,6 +15,9 @@ from tidemill.domain.section import Section
 DECAY_HALF_LIVES = 20
 """What a decaying window leaves out by default weighs less than a millionth of a new event."""
 
+MOST_HALF_LIVES = 1_000
+"""Further back a weight would leave the normal floats, and a mean over such events only would be of nothing."""
+
 
 class SlidingWindow(Section):
     """Events in (u − size, u]. A plain duration means the same."""

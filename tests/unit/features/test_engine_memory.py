@@ -26,9 +26,14 @@ def test_a_ring_gives_back_what_a_burst_needed() -> None:
     engine.pack()
     full = engine.memory_bytes
     assert engine.rows == 120_000
+    held = [(row.ts, row.amount) for row in burst(b"a", 1_000_000, 60_000)]
     for step in range(1, 40):
-        slide(engine, STAGE, [Row(key, 1, 1_060_000 + step * 3 * SECOND, 5, None) for key in (b"a", b"b")])
+        ts = 1_060_000 + step * 3 * SECOND
+        matrix, _ = slide(engine, STAGE, [Row(key, 1, ts, step, None) for key in (b"a", b"b")])
         engine.pack()
+        held = [row for row in [*held, (ts, step)] if row[0] > ts - 60 * SECOND]
+        amounts = [amount for _, amount in held]
+        assert matrix.tolist() == [[len(held), sum(amounts) / 100, step / 100]] * 2
     assert engine.rows == 40
     assert engine.memory_bytes < full / 5
 
