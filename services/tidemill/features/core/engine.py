@@ -6,6 +6,7 @@ forgotten only where the *log* says so. Not thread-safe; the owner thread calls 
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,12 @@ CHUNK_SUFFIX = 4
 
 _FIRST_SLOTS, _FIRST_ROWS = 1_024, 16_384
 _NOTHING_SEEN = -(1 << 62)
+_COMPILED = hasattr(kernels.slide, "py_func")
+
+
+def _wrapping() -> AbstractContextManager[object]:
+    """Sums wrap around on purpose; only numpy scalars, where numba is switched off, would warn about it."""
+    return nullcontext() if _COMPILED else np.errstate(over="ignore")
 
 
 class WindowEngine:
@@ -111,8 +118,7 @@ class WindowEngine:
         slots = self._look_up(keys[part], labels[part])
         reached = 0
         tables = self._tables
-        # Sums wrap around on purpose; only numpy scalars (numba switched off) would warn about it.
-        with np.errstate(over="ignore"):
+        with _wrapping():
             while True:
                 reached = kernels.slide(
                     self._arena,
@@ -177,7 +183,9 @@ class WindowEngine:
 
     def _tidy_arena(self) -> bool:
         """Move the rings together where more than half of what was handed out has come back; says whether it was."""
-        used, free = int(self._ctl[rings.ARENA_USED]), int(self._ctl[rings.FREE_ROWS])
+        if self._arena.shape[0] == _FIRST_ROWS:
+            return False
+        used, free = self._ctl[rings.ARENA_USED].item(), self._ctl[rings.FREE_ROWS].item()
         if used <= _FIRST_ROWS or 2 * free <= used:
             return False
         rows = max(_FIRST_ROWS, (used - free) * 5 // 4)
@@ -188,7 +196,7 @@ class WindowEngine:
 
     def _tidy_slots(self) -> None:
         """Number the keys anew where only a few of many are left. Nothing is dirty."""
-        if 4 * len(self._slots) > self._meta.shape[0] or self._meta.shape[0] == _FIRST_SLOTS:
+        if self._meta.shape[0] == _FIRST_SLOTS or 4 * len(self._slots) > self._meta.shape[0]:
             return
         order = np.fromiter(self._slots.values(), np.int64, len(self._slots))
         size = max(_FIRST_SLOTS, 2 * len(order))
@@ -230,7 +238,7 @@ class WindowEngine:
         records, words = chunks.pack_bounds(self._meta, self._ctl, self._dirty, self._definition.columns)
         table = np.empty((records, chunks.PACK_WIDTH), np.int64)
         buffer = np.empty(words, np.uint32)
-        with np.errstate(over="ignore"):
+        with _wrapping():
             count = chunks.pack(
                 self._arena, self._meta, self._ctl, self._dirty, self._definition.fingerprint, table, buffer
             )
@@ -273,7 +281,7 @@ class WindowEngine:
             raise self._corrupt(ordered[verdict][0], "has another format or is cut short")
         capacities = chunkreader.ring_capacities(rows)
         self._widen_arena(max(_FIRST_ROWS, int(capacities.sum()) * 5 // 4))
-        with np.errstate(over="ignore"):
+        with _wrapping():
             chunkreader.unpack(
                 self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities
             )
