@@ -12,14 +12,14 @@ import jsonschema_rs
 import pytest
 from ruamel.yaml import YAML
 
-from tidemill.domain import pipelinerules, sourcerules
+from tidemill.domain import featurerules, pipelinerules, sourcerules
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import pipelinecontracts
 from tidemill.runtime.pipelinefile import Problem, load_pipeline, parse_pipeline, pipeline_text, problems
 from tidemill_schemas import pipeline_schema
 
 SHIPPED = pipeline_text("fraud")[0]
-RULE_MODULES = (pipelinerules, sourcerules, pipelinecontracts)
+RULE_MODULES = (pipelinerules, featurerules, sourcerules, pipelinecontracts)
 
 # What is replaced in the shipped file, by what; the path of the mistake, and part of what is said.
 RULES: dict[str, tuple[str, str, str, str]] = {
@@ -68,6 +68,100 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     "window longer than the engine holds": (
         *("count, window: 30d}", "count, window: 4000d}", "features.stages.0.features.7"),
         "longer than 3650d",
+    ),
+    "category twice": (
+        *("  numbers:", "  categories: [channel, channel]\n  numbers:", "event.categories.1"),
+        "'channel' is named twice",
+    ),
+    "category named as a record's field": (
+        *("  numbers:", "  categories: [status]\n  numbers:", "event.categories.0"),
+        "every record",
+    ),
+    "category that is an entity": (
+        *("  numbers:", "  categories: [terminal]\n  numbers:", "event.categories.0"),
+        "an entity, which features may read, already",
+    ),
+    "category that is a number": (
+        *("  numbers:", "  categories: [amount]\n  numbers:", "event.categories.0"),
+        "a number already",
+    ),
+    "category that no source gives": (
+        *("  numbers:", "  categories: [channel]\n  numbers:", "ingest.sources.0.fields"),
+        "where channel come from",
+    ),
+    "column of one feature named as another": (
+        "- {name: weekend, calendar: weekend}\n        - {name: night, calendar: night}",
+        "- {name: night_2, calendar: weekend}\n"
+        "        - {name: night, aggregate: last, field: amount, k: 2, window: 1d}",
+        *("features.stages.0.features.2.name", "'night_2' already"),
+    ),
+    "column with too long a name": (
+        *("{name: night, calendar: night}", f"{{name: {'n' * 62}, aggregate: last, field: amount, k: 2, window: 1d}}"),
+        *("features.stages.0.features.2.name", "longer than 63 characters"),
+    ),
+    "share of a number": (
+        *("count, window: 1d}", "share, field: amount, equals: x, window: 1d}", "features.stages.0.features.3.field"),
+        "unknown field 'amount'; the event's entities and categories are customer, terminal",
+    ),
+    "quantile without q": (
+        *("count, window: 1d}", "quantile, field: amount, window: 1d}", "features.stages.0.features.3"),
+        "needs q",
+    ),
+    "share without a value": (
+        *("count, window: 1d}", "share, field: terminal, window: 1d}", "features.stages.0.features.3"),
+        "needs equals",
+    ),
+    "k of a sum": (
+        *("mean, field: amount,", "sum, k: 3, field: amount,", "features.stages.0.features.4.k"),
+        "k is for the aggregate last, not for sum",
+    ),
+    "hop that does not divide the size": (
+        *("count, window: 1d}", "count, window: {type: hopping, size: 1d, hop: 7h}}"),
+        *("features.stages.0.features.3.window.hop", "hop (25200000 ms) must divide size (86400000 ms)"),
+    ),
+    "session shorter than its gap": (
+        *("count, window: 1d}", "count, window: {type: session, gap: 1h, within: 30m}}"),
+        *("features.stages.0.features.3.window.within", "shorter than gap"),
+    ),
+    "decay of an extreme": (
+        *("mean, field: amount, window: 1d", "max, field: amount, window: {type: decay, half_life: 1d}"),
+        *("features.stages.0.features.4.window", "a decaying window is for count, sum, mean, not for max"),
+    ),
+    "decay of more than is left": (
+        *("count, window: 1d}", "count, window: {type: decay, half_life: 1s, within: 1d}}"),
+        *("features.stages.0.features.3.window.within", "after 1,000 half-lives nothing is left"),
+    ),
+    "label rate of the last events": (
+        *("label_rate, window: 1d", "label_rate, window: {type: count, last: 5, within: 1d}"),
+        *("features.stages.1.features.1.window", "needs a window of time"),
+    ),
+    "time since the last event before a delay": (
+        *("count, window: 1d, delay: 7d", "since_last, window: 1d, delay: 7d", "features.stages.1.features.0.delay"),
+        "takes no delay",
+    ),
+    "filter on a plain field": (
+        *("value: amount", "value: amount, where: amount > 3", "features.stages.0.features.0.where"),
+        "where is for aggregates",
+    ),
+    "filter that cannot be read": (
+        *("count, window: 1d}", "count, window: 1d, where: amount = 3}", "features.stages.0.features.3.where"),
+        "cannot read '= 3' at column 8",
+    ),
+    "filter on an unknown field": (
+        *("count, window: 1d}", "count, window: 1d, where: colour == 'red'}", "features.stages.0.features.3.where"),
+        "unknown field 'colour' in a filter; the event has customer, terminal, amount",
+    ),
+    "filter of a text by a number": (
+        *("count, window: 1d}", "count, window: 1d, where: terminal == 3}", "features.stages.0.features.3.where"),
+        "'terminal' is a text",
+    ),
+    "filter of a number by a text": (
+        *("count, window: 1d}", "count, window: 1d, where: amount == '3'}", "features.stages.0.features.3.where"),
+        "'amount' is a number",
+    ),
+    "filter finer than the scale": (
+        *("count, window: 1d}", "count, window: 1d, where: amount != 0.125}", "features.stages.0.features.3.where"),
+        "kept in units of 1/100, so it never equals 0.125",
     ),
     "maturity of nothing": ("maturity: 7d", "maturity: 0d", "outcomes.maturity", "above 0"),
     "unknown blocking decision": (
@@ -227,6 +321,48 @@ STRUCTURE: dict[str, tuple[str, str, str, str, str]] = {
     "missing key in one line": ("{field: amount, ab", "{ab", "fallback:", "decision.fallback", "field is missing"),
     "a mapping in place of a list": ("[customer, terminal]", "{a: b}", "entities:", "event.entities", "must be a list"),
     "text in place of a mapping": ("batching: {", "batching: x # {", "x #", "model.batching", "must be a mapping"),
+    "unknown window": (
+        "window: 1d}",
+        "window: {type: rolling}}",
+        "window:",
+        "features.stages.0.features.3.window",
+        "one of",
+    ),
+    "window without a type": (
+        "window: 1d}",
+        "window: {size: 1d}}",
+        "window:",
+        "features.stages.0.features.3.window",
+        "type",
+    ),
+    "window of no length": (
+        *("window: 1d}", "window: {type: tumbling, size: 0}}", "0}}", "features.stages.0.features.3.window.size"),
+        "greater than 0",
+    ),
+    "window without its size": (
+        *("window: 1d}", "window: {type: hopping, hop: 1h}}", "window:", "features.stages.0.features.3.window"),
+        "size is missing",
+    ),
+    "misspelt key of a window": (
+        *("window: 1d}", "window: {type: decay, half_live: 1h, half_life: 1h}}", "half_live"),
+        *("features.stages.0.features.3.window", "did you mean 'half_life'?"),
+    ),
+    "window that is no duration": (
+        "window: 1d}",
+        "window: 1 d x}",
+        "1 d x",
+        "features.stages.0.features.3.window",
+        "not a dur",
+    ),
+    "unknown aggregate": ("mean, field", "median, field", "median", "features.stages.0.features.4.aggregate", "one of"),
+    "too many last values": (
+        *("count, window: 1d}", "last, field: amount, window: 1d, k: 65}", "65", "features.stages.0.features.3.k"),
+        "less than or equal to 64",
+    ),
+    "quantile above one": (
+        *("count, window: 1d}", "quantile, field: amount, window: 1d, q: 50}", "50", "features.stages.0.features.3.q"),
+        "less than or equal to 1",
+    ),
     "version of another time": ("version: 1\n", "version: 2\n", "2\n", "version", "must be 1, not 2"),
 }
 

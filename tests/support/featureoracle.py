@@ -1,8 +1,27 @@
-"""What the window engine must answer, computed slowly from lists of Python integers."""
+"""What the window engine must answer, computed slowly from lists of Python integers.
 
+Written from the definitions in `domain.windows` and `domain.featurespec`, for a stage whose events have one number,
+`amount`, and one text, `channel`. It shares with the engine only how long rows stay and when keys go.
+"""
+
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, localcontext
+from fractions import Fraction
 from typing import NamedTuple
 
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.domain.filters import parse_filter
+from tidemill.domain.windows import (
+    CountWindow,
+    DecayWindow,
+    HoppingWindow,
+    SessionWindow,
+    SlidingWindow,
+    TumblingWindow,
+    Window,
+)
 from tidemill.features.core import kernels
 from tidemill.features.core.definition import StageDefinition
 
@@ -10,75 +29,73 @@ NAN = float("nan")
 
 
 class Row(NamedTuple):
-    """One record for one key; `label` None makes it an event."""
+    """One record for one key; `label` None makes it an event. `amount` is in units of 1/scale."""
 
     key: bytes
     identity: int
     ts: int
     amount: int
     label: int | None
+    channel: str = "web"
+
+
+class Near(NamedTuple):
+    """An answer that may differ from `value` by `error`."""
+
+    value: float
+    error: float
+
+
+Answer = float | Near
 
 
 @dataclass
 class _Key:
     newest: int
-    events: list[tuple[int, int, int]] = field(default_factory=list)
-    """(ts, identity, amount)"""
+    events: list[Row] = field(default_factory=list)
+    """In order of arrival."""
     labels: dict[tuple[int, int], int] = field(default_factory=dict)
     """(ts, identity) → truth"""
 
 
 class Oracle:
-    """One partition of one stage."""
+    """One partition of one stage. `stage` says how long rows and keys stay, `features` what is asked."""
 
-    def __init__(self, stage: StageDefinition) -> None:
+    def __init__(self, stage: StageDefinition, features: Sequence[FeatureSpec], scale: int) -> None:
         self._stage = stage
+        self._features = features
+        self._scale = scale
         self._keys: dict[bytes, _Key] = {}
         self._newest: int | None = None
 
-    def apply(self, row: Row) -> tuple[int, list[float]]:
+    def apply(self, row: Row) -> tuple[int, list[Answer]]:
         """(status, features); the features are NaN unless the row is an accepted event."""
-        nothing = [NAN] * len(self._stage.spec)
+        nothing: list[Answer] = [NAN for feature in self._features for _ in feature.columns]
         if row.label is not None:
             return self._label(row, row.label), nothing
         if self._newest is not None and row.ts > self._newest:
             self._expire(row.ts)
         self._newest = row.ts if self._newest is None else max(self._newest, row.ts)
         key = self._keys.setdefault(row.key, _Key(row.ts))
-        held = [(ts, identity) for ts, identity, _ in self._live(key)]
-        if (row.ts, row.identity) in held:
+        if (row.ts, row.identity) in self._held(key):
             return kernels.DUPLICATE, nothing
         if row.ts < key.newest - self._stage.lateness:
             return kernels.LATE, nothing
         key.newest = max(key.newest, row.ts)
-        key.events.append((row.ts, row.identity, row.amount))
-        return kernels.ACCEPTED, [self._feature(key, row.ts, number) for number in range(len(self._stage.spec))]
+        key.events.append(row)
+        return kernels.ACCEPTED, [answer for feature in self._features for answer in self._answers(key, row, feature)]
 
     def _label(self, row: Row, truth: int) -> int:
         key = self._keys.get(row.key)
-        if key is None or (row.ts, row.identity) not in [(ts, identity) for ts, identity, _ in self._live(key)]:
+        if key is None or (row.ts, row.identity) not in self._held(key):
             return kernels.LABEL_UNMATCHED
         if key.labels.get((row.ts, row.identity)) == truth:
             return kernels.LABEL_DUPLICATE
         key.labels[(row.ts, row.identity)] = truth
         return kernels.LABEL_ACCEPTED
 
-    def _live(self, key: _Key) -> list[tuple[int, int, int]]:
-        return [event for event in key.events if event[0] > key.newest - self._stage.retention]
-
-    def _feature(self, key: _Key, now: int, number: int) -> float:
-        operation, near, far, _, scale = self._stage.spec[number].tolist()
-        edges = self._stage.edges.tolist()
-        inside = [event for event in self._live(key) if now - edges[far] < event[0] <= now - edges[near]]
-        amounts = sum(amount for _, _, amount in inside)
-        if operation == kernels.OP_COUNT:
-            return float(len(inside))
-        if operation == kernels.OP_SUM:
-            return amounts / scale
-        if operation == kernels.OP_MEAN:
-            return amounts / (len(inside) * scale) if inside else NAN
-        truths = sum(key.labels.get((ts, identity), 0) for ts, identity, _ in inside)
-        return truths / len(inside) if inside else 0.0
+    def _held(self, key: _Key) -> list[tuple[int, int]]:
+        return [(event.ts, event.identity) for event in key.events if event.ts > key.newest - self._stage.retention]
 
     def _expire(self, ts: int) -> None:
         assert self._newest is not None
@@ -86,3 +103,116 @@ class Oracle:
         if ts // grid > self._newest // grid:
             horizon = ts // grid * grid - self._stage.retention
             self._keys = {name: key for name, key in self._keys.items() if key.newest > horizon}
+
+    def _answers(self, key: _Key, own: Row, feature: FeatureSpec) -> list[Answer]:
+        shape, u = feature.shape, own.ts - feature.delay
+        assert shape is not None
+        # `sorted` is stable, so events of equal time stay in the order of their arrival.
+        seen = sorted((event for event in key.events if event.ts <= u), key=lambda event: event.ts)
+        rows = [event for event in _inside(seen, u, shape) if _passes(event, feature.where, self._scale)]
+        if isinstance(shape, DecayWindow):
+            return [_decayed(rows, u, shape.half_life, str(feature.aggregate), self._scale)]
+        if feature.aggregate == "last":
+            newest = [row.amount / self._scale for row in reversed(rows)]
+            return [*newest, *[NAN] * len(feature.columns)][: len(feature.columns)]
+        if feature.aggregate == "label_rate":
+            truths = sum(key.labels.get((row.ts, row.identity), 0) for row in rows)
+            return [truths / len(rows) if rows else 0.0]
+        return [self._one(rows, own, feature)]
+
+    def _one(self, rows: list[Row], own: Row, feature: FeatureSpec) -> Answer:
+        amounts = [row.amount for row in rows]
+        count, total, scale = len(rows), sum(amounts), self._scale
+        if feature.aggregate == "count":
+            return float(count)
+        if feature.aggregate == "sum":
+            return total / scale
+        if feature.aggregate == "distinct":
+            return float(len({row.channel for row in rows}))
+        if feature.aggregate == "since_last":
+            others = [row.ts for row in rows if row is not own]
+            return (own.ts - max(others)) / 1_000 if others else NAN
+        if not rows:
+            return NAN
+        if feature.aggregate == "mean":
+            return total / (count * scale)
+        if feature.aggregate == "min":
+            return min(amounts) / scale
+        if feature.aggregate == "max":
+            return max(amounts) / scale
+        if feature.aggregate == "first":
+            return amounts[0] / scale
+        if feature.aggregate == "share":
+            return sum(row.channel == feature.equals for row in rows) / count
+        if feature.aggregate == "ratio_to_mean":
+            return own.amount * count / total if total else NAN
+        if feature.aggregate == "std":
+            return math.sqrt(count * sum(amount * amount for amount in amounts) - total * total) / (count * scale)
+        assert feature.aggregate == "quantile" and feature.q is not None
+        exact = sorted(amounts)[math.floor(Fraction(str(feature.q)) * (count - 1))] / scale
+        return Near(exact, abs(exact) * 0.01 * (1 + 1e-12))
+
+
+def _inside(seen: list[Row], u: int, shape: Window) -> list[Row]:
+    """Those of `seen`, all at or before u and in order, that the window holds."""
+    match shape:
+        case SlidingWindow(size=size):
+            return [row for row in seen if row.ts > u - size]
+        case TumblingWindow(size=size):
+            return [row for row in seen if row.ts >= u - u % size]
+        case HoppingWindow(size=size, hop=hop):
+            end = next(end for end in range(u - u % hop, u + hop + 1) if end > u and end % hop == 0)
+            return [row for row in seen if end - size <= row.ts < end]
+        case SessionWindow(gap=gap, within=within):
+            session: list[Row] = []
+            for row in reversed(seen):
+                later = session[0].ts if session else u
+                if later - row.ts > gap or u - row.ts >= within:
+                    break
+                session.insert(0, row)
+            return session
+        case CountWindow(last=last, within=within):
+            return [row for row in seen[-last:] if row.ts > u - within]
+        case DecayWindow():
+            return [row for row in seen if row.ts > u - shape.reach]
+
+
+def _passes(row: Row, where: str | None, scale: int) -> bool:
+    for comparison in parse_filter(where).comparisons if where else ():
+        if comparison.field == "channel":
+            if (row.channel == comparison.value) != (comparison.operator == "=="):
+                return False
+            continue
+        value, bound = Fraction(row.amount, scale), Fraction(comparison.value)
+        holds = {
+            "==": value == bound,
+            "!=": value != bound,
+            "<": value < bound,
+            "<=": value <= bound,
+            ">": value > bound,
+            ">=": value >= bound,
+        }
+        if not holds[comparison.operator]:
+            return False
+    return True
+
+
+def _decayed(rows: list[Row], u: int, half_life: int, aggregate: str, scale: int) -> Answer:
+    with localcontext() as context:
+        context.prec = 40
+        weights = [Decimal(2) ** (Decimal(row.ts - u) / half_life) for row in rows]
+        values = [Decimal(row.amount) / scale for row in rows]
+        terms = weights if aggregate == "count" else [w * x for w, x in zip(weights, values, strict=True)]
+        total, size = sum(terms, Decimal(0)), sum(map(abs, terms), Decimal(0))
+        if aggregate == "mean":
+            if not rows:
+                return NAN
+            total, size = total / sum(weights), size / sum(weights)
+        return Near(float(total), float(size) * 1e-14)
+
+
+def agrees(got: float, expected: Answer) -> bool:
+    """Equal to the last bit, or as near as the answer says."""
+    if isinstance(expected, Near):
+        return abs(got - expected.value) <= expected.error
+    return got == expected or (math.isnan(got) and math.isnan(expected))

@@ -26,17 +26,13 @@ def _coerce(value: object) -> object:
     return parse_duration_ms(value) if isinstance(value, str) else value
 
 
-DurationMs = Annotated[
-    int,
-    BeforeValidator(_coerce),
-    Field(ge=0),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$"},
-            ]
-        }
-    ),
-]
+def _schema(minimum: int) -> WithJsonSchema:
+    text = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$"}
+    return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": minimum}, text]})
+
+
+DurationMs = Annotated[int, BeforeValidator(_coerce), Field(ge=0), _schema(0)]
 """An int of milliseconds, 0 or more, that also accepts the text form."""
+
+SpanMs = Annotated[int, BeforeValidator(_coerce), Field(gt=0), _schema(1)]
+"""The same, but above 0."""

@@ -1,19 +1,40 @@
 """The name of a feature set: what a model was trained on and what the stream computes must carry the same one."""
 
 import hashlib
+from typing import Any
 
 import orjson
 
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
+
+_OPTIONAL = ("where", "k", "q", "equals")
+"""Left out of the document where they are not said, so that a feature that says none keeps its name."""
 
 
 def feature_set_hash(pipeline: Pipeline) -> str:
-    """12 hex digits over everything that decides the vector's values: names, windows, lateness, version, scales.
+    """12 hex digits over everything that decides the vector's values: names, windows, filters, lateness, version,
+    scales.
 
-    `max_idle_ms` and `state` are left out: how long a stage waits and where it keeps rows changes no definition.
+    `max_idle_ms` and `state` are left out: how long a stage waits and where it keeps rows changes no definition. A duration and the sliding window of it,
+    and two spellings of a filter, are the same.
     """
-    document = {
-        "features": pipeline.features.model_dump(mode="json", by_alias=True, exclude={"max_idle_ms", "state"}),
-        "scales": {name: number.scale for name, number in pipeline.event.numbers.items()},
-    }
+    features = pipeline.features.model_dump(mode="json", by_alias=True, exclude={"max_idle_ms", "state"})
+    for stage, written in zip(pipeline.features.stages, features["stages"], strict=True):
+        written["features"] = [_document(feature) for feature in stage.features]
+    scales = {name: number.scale for name, number in pipeline.event.numbers.items()}
+    document = {"features": features, "scales": scales}
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def _document(feature: FeatureSpec) -> dict[str, Any]:
+    document = feature.model_dump(mode="json", by_alias=True)
+    for name in _OPTIONAL:
+        if document[name] is None:
+            del document[name]
+    if feature.where is not None:
+        document["where"] = str(parse_filter(feature.where))
+    if isinstance(document["window"], dict) and document["window"]["type"] == "sliding":
+        document["window"] = document["window"]["size"]
+    return document

@@ -2,26 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tidemill.domain.durations import DAY_MS, DurationMs
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-
-
-class Section(BaseModel):
-    """A part of the pipeline file: immutable, and closed to unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from tidemill.domain.featurespec import FeaturesSpec
+from tidemill.domain.section import FieldName, Name, Section
 
 
 class NumberField(Section):
     """A numeric event field that features read; it enters the window engine as round(value × scale)."""
 
     scale: int = Field(100, ge=1, le=1_000_000, description="fixed-point units per 1.0 (100 keeps cents)")
-    min: float = Field(0.0, description="smallest value accepted")
-    max: float = Field(1_000_000.0, description="largest value accepted")
+    min: float = Field(0.0, description="smallest value accepted; below it an event is a dead letter")
+    max: float = Field(1_000_000.0, description="largest value accepted; above it an event is a dead letter")
 
 
 class EventSpec(Section):
@@ -30,6 +23,12 @@ class EventSpec(Section):
     schema_name: Name = Field(alias="schema", description="JSON Schema of the canonical event, by name")
     entities: tuple[FieldName, ...] = Field(min_length=1, description="entity fields; the first keys the topics")
     numbers: dict[FieldName, NumberField] = Field(default_factory=dict)
+    categories: tuple[FieldName, ...] = Field((), description="further text fields that features read")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text fields that features may read: entities and categories."""
+        return (*self.entities, *self.categories)
 
 
 class LabelSpec(Section):
@@ -87,40 +86,6 @@ class IngestSpec(Section):
     max_future: DurationMs = Field(300_000, description="a timestamp further ahead of the clock is refused")
     breaker: BreakerSpec = BreakerSpec()
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
-
-
-class FeatureSpec(Section):
-    """One feature: a calendar fact, an event field, or an aggregate over (t − delay − window, t − delay]."""
-
-    name: FieldName
-    calendar: Literal["weekend", "night"] | None = None
-    value: FieldName | None = Field(None, description="take this event field as it is")
-    aggregate: Literal["count", "sum", "mean", "label_rate"] | None = None
-    field: FieldName | None = Field(None, description="what sum and mean aggregate")
-    window: DurationMs | None = None
-    delay: DurationMs = 0
-
-
-class StageSpec(Section):
-    """All features of one entity; one process group computes them."""
-
-    entity: FieldName
-    features: tuple[FeatureSpec, ...] = Field(min_length=1)
-
-
-class FeaturesSpec(Section):
-    """The feature vector: stages in the order in which records pass them. A changed list is a new `version`."""
-
-    version: int = Field(1, ge=1)
-    allowed_lateness: DurationMs = 3_600_000
-    label_lateness: DurationMs = 7 * DAY_MS
-    max_idle_ms: int = Field(3_000, ge=0, description="wait at most this long for a partition that is being fetched")
-    state: Literal["changelog", "memory"] = Field(
-        "changelog",
-        description="memory: no changelog is written, so windows begin empty after a restart, a rebalance or an "
-        "aborted transaction, and features are too small until the longest window has passed",
-    )
-    stages: tuple[StageSpec, ...] = Field(min_length=1)
 
 
 class OutcomesSpec(Section):
@@ -249,7 +214,7 @@ class Pipeline(Section):
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the vector's columns, stage by stage, in the order of the file."""
-        return tuple(feature.name for stage in self.features.stages for feature in stage.features)
+        return tuple(name for stage in self.features.stages for feature in stage.features for name in feature.columns)
 
     @property
     def look_back_ms(self) -> int:

@@ -1,14 +1,14 @@
 """What must hold between the parts of a pipeline file: the mistakes that no single field can show.
 
 Every rule is a generator of `Mistake`s over a well-formed `Pipeline`, so that one run lists all of them. The rules of
-sources are in `sourcerules`.
+sources are in `sourcerules`, those of features in `featurerules`.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tidemill.domain.durations import DAY_MS
-from tidemill.domain.pipeline import FeatureSpec, Pipeline, StageSpec
+from tidemill.domain.pipeline import Pipeline
 
 RESERVED_FIELDS = frozenset(
     (
@@ -41,8 +41,6 @@ EXACT_LIMIT = 2**53
 PLAUSIBLE_ROWS = 1_000_000
 """Rows that one key may hold in its longest window before the fixed-point sums could pass `EXACT_LIMIT`."""
 
-LONGEST_WINDOW_MS = 3_650 * DAY_MS
-
 Path = tuple[str | int, ...]
 
 
@@ -68,10 +66,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def structure_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
-    """Everything wrong between the parts of `pipeline` but for its sources."""
+    """Everything wrong between the parts of `pipeline` but for its sources and features."""
     yield from _event(pipeline)
     yield from _topics(pipeline)
-    yield from _features(pipeline)
     yield from _outcomes(pipeline)
     yield from _model(pipeline)
     yield from _decision(pipeline)
@@ -103,9 +100,18 @@ def _event(pipeline: Pipeline) -> Iterator[Mistake]:
                 f"a window of {PLAUSIBLE_ROWS:,} rows of up to {largest:g} units (largest value × scale) passes 2^53, "
                 "beyond which sums are not exact; lower scale, or the bound",
             )
+    for position, name in repeated(event.categories):
+        yield Mistake(("event", "categories", position), f"the category {name!r} is named twice")
+    for position, name in enumerate(event.categories):
+        if name in RESERVED_FIELDS:
+            message = f"{name!r} is a field of every record; choose another name"
+            yield Mistake(("event", "categories", position), message)
+        if name in event.entities or name in event.numbers:
+            kind = "an entity, which features may read," if name in event.entities else "a number"
+            yield Mistake(("event", "categories", position), f"{name!r} is {kind} already")
     if label.field in RESERVED_FIELDS:
         yield Mistake(("label", "field"), f"{label.field!r} is a field of every record; choose another name")
-    if label.field in event.entities or label.field in event.numbers:
+    if label.field in event.texts or label.field in event.numbers:
         yield Mistake(("label", "field"), f"{label.field!r} is a field of the event; a record with it is a label")
 
 
@@ -118,67 +124,6 @@ def _topics(pipeline: Pipeline) -> Iterator[Mistake]:
             f"records are needed until {needed} ms after their event (maturity with label_lateness or train_window); "
             f"retention_ms must be -1 or at least that, not {retention}",
         )
-
-
-def _features(pipeline: Pipeline) -> Iterator[Mistake]:
-    features = pipeline.features
-    entities = pipeline.event.entities
-    for position, entity in repeated(stage.entity for stage in features.stages):
-        yield Mistake(("features", "stages", position, "entity"), f"a second stage for {entity!r}; put both in one")
-    if features.stages[0].entity != pipeline.primary_entity:
-        yield Mistake(
-            ("features", "stages", 0, "entity"),
-            f"the first stage reads the events, which are keyed by {pipeline.primary_entity!r} (the first of "
-            f"event.entities), so it must be its stage, not {features.stages[0].entity!r}'s",
-        )
-    names: dict[str, str] = {}
-    for at, stage in enumerate(features.stages):
-        where: Path = ("features", "stages", at)
-        if stage.entity not in entities:
-            yield Mistake((*where, "entity"), f"unknown entity {stage.entity!r}; the event has {listed(entities)}")
-        for position, feature in enumerate(stage.features):
-            path: Path = (*where, "features", position)
-            if feature.name in names:
-                yield Mistake(
-                    (*path, "name"), f"a feature of {names[feature.name]!r} is called {feature.name!r} already"
-                )
-            names.setdefault(feature.name, stage.entity)
-            yield from _feature(pipeline, stage, feature, path)
-
-
-def _feature(pipeline: Pipeline, stage: StageSpec, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
-    numbers = pipeline.event.numbers
-    kinds = [kind for kind in ("calendar", "value", "aggregate") if getattr(feature, kind) is not None]
-    if len(kinds) != 1:
-        said = "has " + " and ".join(kinds) if kinds else "has none of them"
-        yield Mistake(path, f"feature {feature.name!r} needs one of calendar, value and aggregate, and {said}")
-        return
-    if feature.value is not None and feature.value not in numbers:
-        yield Mistake((*path, "value"), f"unknown field {feature.value!r}; event.numbers has {listed(numbers)}")
-    if feature.aggregate is None:
-        for name in ("field", "window", "delay"):
-            if getattr(feature, name):
-                yield Mistake((*path, name), f"{name} is for aggregates; {feature.name!r} is a {kinds[0]}")
-        return
-    if not feature.window:
-        yield Mistake(path, f"the aggregate {feature.aggregate} of {feature.name!r} needs a window, such as 7d")
-    if feature.aggregate in ("sum", "mean"):
-        if feature.field is None:
-            yield Mistake(path, f"{feature.aggregate} of {feature.name!r} needs a field: one of {listed(numbers)}")
-        elif feature.field not in numbers:
-            yield Mistake((*path, "field"), f"unknown field {feature.field!r}; event.numbers has {listed(numbers)}")
-    elif feature.field is not None:
-        yield Mistake((*path, "field"), f"{feature.aggregate} takes no field")
-    lateness = pipeline.features.label_lateness
-    if feature.aggregate == "label_rate" and feature.delay < lateness:
-        where = (*path, "delay") if feature.delay else path
-        yield Mistake(
-            where,
-            f"the window of {feature.name!r} opens before its labels are in: delay ({feature.delay} ms) must be at "
-            f"least features.label_lateness ({lateness} ms)",
-        )
-    if (feature.window or 0) + feature.delay > LONGEST_WINDOW_MS:
-        yield Mistake(path, f"window and delay of {feature.name!r} together are longer than 3650d")
 
 
 def _outcomes(pipeline: Pipeline) -> Iterator[Mistake]:

@@ -47,7 +47,10 @@ def source_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
 
 def _missing(pipeline: Pipeline, source: SourceSpec, path: Path) -> Iterator[Mistake]:
     needed = ["id", "event_time", *pipeline.event.entities]
-    needed += pipeline.event.numbers if source.kind == "event" else ["known_at", pipeline.label.field]
+    if source.kind == "event":
+        needed += [*pipeline.event.numbers, *pipeline.event.categories]
+    else:
+        needed += ["known_at", pipeline.label.field]
     missing = [name for name in needed if name not in source.fields]
     if missing:
         yield Mistake(
@@ -61,7 +64,7 @@ def _kinds(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
     without a cast."""
     kinds: dict[str, tuple[str, ...]] = {"id": ("string",)}
     kinds |= dict.fromkeys(("event_time", "known_at"), ("timestamp", "integer"))
-    kinds |= dict.fromkeys(pipeline.event.entities, ("string",))
+    kinds |= dict.fromkeys(pipeline.event.texts, ("string",))
     kinds |= dict.fromkeys(pipeline.event.numbers, _NUMERIC)
     kinds[pipeline.label.field] = ("integer", "boolean")
     return kinds

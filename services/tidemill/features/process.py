@@ -91,6 +91,7 @@ def _service(pipeline: Pipeline, stage: str, metrics: Metrics, health: Health) -
     if stage == OUTCOMES_STAGE:
         return OutcomeStage(pipeline, JoinMetrics(metrics))
     # numba is imported here and not above: the join does without it.
+    from tidemill.features.core.definition import compile_stage
     from tidemill.features.shell import KeyedStage
     from tidemill.features.warmup import compile_kernels
 
@@ -98,7 +99,7 @@ def _service(pipeline: Pipeline, stage: str, metrics: Metrics, health: Health) -
     health.set_ready(False, "compiling kernels")
     log.info("compiling kernels…", stage=stage)
     began = clock.monotonic()
-    compile_kernels()
-    log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
     index = [one.entity for one in pipeline.features.stages].index(stage)
+    compile_kernels(rowwise=compile_stage(pipeline, index).tables.rowwise)
+    log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
     return KeyedStage(pipeline, index, StageMetrics(metrics))

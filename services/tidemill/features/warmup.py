@@ -7,17 +7,22 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tidemill.features.kernel_cache import prepare_cache
 
 
-def compile_kernels() -> None:
-    """Run each kernel once on a stage of its own; types are the same for every stage, so all are compiled then."""
+def compile_kernels(*, rowwise: bool = True) -> None:
+    """Run each kernel once on a stage of its own; types are the same for every stage, so all are compiled then.
+
+    Without `rowwise` the variant for stages that look at rows one by one (`Tables.rowwise`) is left out.
+    """
     import numpy as np
 
-    from tidemill.features.core.codec import hash_texts
-    from tidemill.features.core.definition import StageDefinition
+    from tidemill.features.core import rings, scan
+    from tidemill.features.core.columns import Column, hash_texts
+    from tidemill.features.core.definition import StageDefinition, Tables
     from tidemill.features.core.engine import WindowEngine
 
     stage = StageDefinition(
@@ -27,21 +32,32 @@ def compile_kernels() -> None:
         aggregates=(0,),
         values=(),
         calendar=(),
+        kept=(Column("value", "amount", ()),),
         numbers=("amount",),
         scales=(1,),
-        edges=np.array([0, 10], np.int64),
-        spec=np.array([[0, 0, 1, 0, 1]], np.int64),
+        texts=(),
+        tables=Tables(
+            edges=np.array([[0, 0, 0], [10, 0, 0]], np.int64),
+            walks=np.zeros((0, scan.WALK_WIDTH), np.int64),
+            spec=np.array([[0, 0, 1, 0, 1, 0, 0, 0]], np.int64),
+            scans=np.zeros((0, scan.SPEC_WIDTH), np.int64),
+            gates=np.full(3, -1, np.int64),
+        ),
         lateness=5,
         retention=100,
         expiry_grid=1_000,
     )
-    engine = WindowEngine(stage)
     keys = [b"a", b"a", b"a", b"b"]
     times = np.array([10, 7, 10, 5_000], np.int64)
     labels = np.array([-1, -1, 1, -1], np.int64)
-    engine.slide(keys, times, hash_texts(["1", "2", "1", "3"]), labels, np.ones((4, 1), np.int64))
+    engine = WindowEngine(stage)
+    walked = replace(stage.tables, walks=np.array([[scan.LAST_EVENTS, 0, 1, 10]], np.int64))
+    for one in (WindowEngine(replace(stage, tables=walked)), engine)[0 if rowwise else 1 :]:
+        one.slide(keys, times, hash_texts(["1", "2", "1", "3"]), labels, np.ones((4, 1), np.int64))
     saved = [(key, value) for key, value in engine.pack() if value is not None]
     WindowEngine(stage).restore(saved)
+    arena, meta, ctl = np.zeros((4, 6), np.int64), np.zeros((1, 13), np.int64), np.zeros(rings.CTL_SIZE, np.int64)
+    rings.repack(arena, meta, ctl, 1, arena.copy())
 
 
 def main(arguments: list[str]) -> int:

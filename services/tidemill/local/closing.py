@@ -20,9 +20,7 @@ def minimum_days(pipeline: Pipeline, days_per_minute: float) -> int:
     days that judge the outcome, matured. `days_per_minute` turns training time into stream time (0: as fast as it
     goes, for which nothing can be said, so the slowest reasonable stream is taken).
     """
-    look_back = max(
-        (feature.window or 0) + feature.delay for stage in pipeline.features.stages for feature in stage.features
-    )
+    look_back = max(feature.look_back for stage in pipeline.features.stages for feature in stage.features)
     maturity = pipeline.outcomes.maturity
     retrain = pipeline.retrain
     first_model = retrain.train_window + retrain.gates.holdout + maturity + retrain.shadow.matured + maturity

@@ -4,11 +4,12 @@ import difflib
 from importlib import resources
 from pathlib import Path as FilePath
 from types import UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tidemill.domain.featurerules import feature_mistakes
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, structure_mistakes
 from tidemill.domain.sourcerules import source_mistakes
@@ -104,7 +105,7 @@ def _read(text: str) -> tuple[Pipeline | None, list[Problem]]:
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
         found += [_structural(document, detail) for detail in details]
-        wrong = [tuple(detail["loc"]) for detail in details]
+        wrong = [_in_document(document.data, detail) for detail in details]
         usable = _without(document.data, wrong)
     if usable is not None:
         for path, message in _mistakes(usable):
@@ -115,7 +116,25 @@ def _read(text: str) -> tuple[Pipeline | None, list[Problem]]:
 
 
 def _mistakes(pipeline: Pipeline) -> list[Mistake]:
-    return [*structure_mistakes(pipeline), *source_mistakes(pipeline), *contract_mistakes(pipeline)]
+    return [
+        *structure_mistakes(pipeline),
+        *feature_mistakes(pipeline),
+        *source_mistakes(pipeline),
+        *contract_mistakes(pipeline),
+    ]
+
+
+def _in_document(data: Any, detail: ErrorDetails) -> Path:
+    """Where the mistake is in the file: the location without the names of a union's members, which pydantic adds."""
+    path: list[str | int] = []
+    *_, last = detail["loc"] or ("",)
+    for key in detail["loc"]:
+        inside = (isinstance(data, dict) and key in data) or _item(data, key) is not None
+        absent = key == last and detail["type"] == "missing"
+        if inside or absent or key == "[key]":
+            path.append(key)
+            data = data[key] if inside else None
+    return tuple(path)
 
 
 def _without(data: dict[str, Any], wrong: list[Path]) -> Pipeline | None:
@@ -145,13 +164,13 @@ def _item(parent: Any, key: str | int) -> Any:
 
 
 def _structural(document: YamlSource, detail: ErrorDetails) -> Problem:
-    path: Path = tuple(detail["loc"])
+    path = _in_document(document.data, detail)
     kind, message = detail["type"], detail["msg"]
     if kind == "missing":
         *above, name = path
         return _problem(document.key_at(tuple(above)), tuple(above), f"{name} is missing")
     if kind == "extra_forbidden":
-        known = _fields(Pipeline, path[:-1])
+        known = _fields(Pipeline, tuple(detail["loc"])[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return _problem(document.key_at(path), path[:-1], f"unknown key {str(path[-1])!r}; {advice}")
@@ -194,16 +213,34 @@ def _problem(position: Position, path: Path, message: str) -> Problem:
 
 
 def _fields(model: type[BaseModel], path: Path) -> list[str]:
-    """Names, as written in the file, of the keys allowed at `path`."""
+    """Names, as written in the file, of the keys allowed at `path`, which may name the members of unions."""
     current: Any = model
     for key in path:
         if isinstance(current, type) and issubclass(current, BaseModel):
             names = {field.alias or name: field.annotation for name, field in current.model_fields.items()}
             current = names.get(str(key))
+        elif get_origin(current) in (Union, UnionType):
+            current = next((kind for kind in get_args(current) if _is_called(kind, key)), None)
         else:
             current = next((kind for kind in reversed(get_args(current)) if kind is not Ellipsis), None)
-        if get_origin(current) in (Union, UnionType):
-            current = next((kind for kind in get_args(current) if kind is not type(None)), None)
+        current = _bare(current)
     if isinstance(current, type) and issubclass(current, BaseModel):
         return [field.alias or name for name, field in current.model_fields.items()]
     return []
+
+
+def _bare(kind: Any) -> Any:
+    """Without what is only said about it, and without None beside it."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        members = [member for member in get_args(kind) if member is not type(None)]
+        return _bare(members[0]) if len(members) == 1 else kind
+    return kind
+
+
+def _is_called(member: Any, tag: str | int) -> bool:
+    """Whether the union's member is the model whose `type` is `tag`."""
+    bare = _bare(member)
+    field = bare.model_fields.get("type") if isinstance(bare, type) and issubclass(bare, BaseModel) else None
+    return field is not None and get_origin(field.annotation) is Literal and tag in get_args(field.annotation)

@@ -11,7 +11,8 @@ import pytest
 
 from tidemill.domain.durations import DAY_MS
 from tidemill.errors import StateCorrupt
-from tidemill.features.core import kernels
+from tidemill.features.core import kernels, scan
+from tidemill.features.core.columns import Column
 from tidemill.features.core.definition import StageDefinition, compile_stage
 from tidemill.features.core.engine import WindowEngine
 from tidemill.runtime.pipelinefile import load_pipeline
@@ -81,7 +82,9 @@ def test_a_key_that_nothing_can_look_back_to_is_forgotten_with_its_chunks() -> N
 
 
 def test_rows_more_than_49_days_apart_survive_a_restart() -> None:
-    wide = replace(STAGE, retention=200 * DAY_MS, edges=np.array([0, DAY_MS, 7 * DAY_MS, 150 * DAY_MS], np.int64))
+    edges = STAGE.tables.edges.copy()
+    edges[3, scan.EDGE_DELAY] = 150 * DAY_MS
+    wide = replace(STAGE, retention=200 * DAY_MS, tables=replace(STAGE.tables, edges=edges))
     engine, changelog = WindowEngine(wide), dict[bytes, bytes]()
     slide(engine, [START, START + 100 * DAY_MS], cents=1 << 40)
     saved(engine, changelog)
@@ -108,7 +111,7 @@ def test_ten_thousand_keys_of_many_rows_grow_every_structure_and_come_back() -> 
     [
         (lambda value: value[:-4], "cut short"),
         (lambda value: value[:-1], "not a chunk record"),
-        (lambda value: b"\x09" + value[1:], "another format"),
+        (lambda value: b"\x01" + value[1:], "another format"),
         (lambda value: value[:4] + b"\0\0\0\0" + value[8:], "another definition"),
     ],
 )
@@ -131,29 +134,34 @@ def test_state_of_another_stage_is_refused() -> None:
 
 def test_the_kernels_give_the_same_bits_as_plain_python() -> None:
     program = (
-        "import hashlib, numpy as np, sys\n"
-        "from tidemill.features.core import kernels\n"
-        "from tidemill.features.core.codec import hash_texts\n"
-        "from tidemill.features.core.definition import compile_stage\n"
-        "from tidemill.features.core.engine import WindowEngine\n"
-        "from tidemill.runtime.pipelinefile import load_pipeline\n"
-        "stage = compile_stage(load_pipeline('fraud'), 0)\n"
-        "engine, n = WindowEngine(stage), 200\n"
-        "draw = np.random.default_rng(5).integers\n"
-        "times = np.sort(draw(0, 40 * 86_400_000, n)) - draw(0, 5_000_000, n)\n"
-        "labels = np.where(draw(0, 4, n) > 0, kernels.NOT_A_LABEL, 1)\n"
-        "ids = hash_texts([str(i) for i in range(n)])\n"
-        "out, status = engine.slide([b'%d' % (i % 7) for i in range(n)], times, ids, labels, draw(0, 9999, (n, 1)))\n"
-        "entries = engine.pack()\n"
-        "again = WindowEngine(stage)\n"
-        "again.restore([entry for entry in entries if entry[1] is not None])\n"
-        "assert again.rows == engine.rows\n"
-        "print(hashlib.sha256(out.tobytes() + status.tobytes() + repr(entries).encode()).hexdigest())\n"
+        "import hashlib, random\n"
+        "from support.featurestreams import arrivals, restored, save, slide, stage_of\n"
+        "from tidemill.domain.featurespec import FeatureSpec\n"
+        "wanted, number = [], dict(field='amount', where='amount >= 1')\n"
+        "windows = [9000, dict(type='tumbling', size=9000), dict(type='hopping', size=9000, hop=3000),\n"
+        "    dict(type='session', gap=5000, within=30000), dict(type='count', last=4, within=60000)]\n"
+        "asked = [dict(aggregate=one, **number) for one in\n"
+        "    ('sum', 'mean', 'min', 'max', 'std', 'first', 'ratio_to_mean')]\n"
+        "asked += [dict(aggregate='count'), dict(aggregate='since_last'), dict(aggregate='label_rate', delay=5000),\n"
+        "    dict(aggregate='last', k=3, **number), dict(aggregate='quantile', q=0.9, **number),\n"
+        "    dict(aggregate='distinct', field='channel'), dict(aggregate='share', field='channel', equals='app')]\n"
+        "for window in windows:\n"
+        "    wanted += [dict(one, window=window) for one in asked]\n"
+        "decay = dict(type='decay', half_life=700)\n"
+        "wanted += [dict(aggregate=one, window=decay, **number) for one in ('sum', 'mean')]\n"
+        "features = tuple(FeatureSpec(name=f'f{at}', **one) for at, one in enumerate(wanted))\n"
+        "stage, rows, changelog = stage_of(features, 20000, 20000), arrivals(random.Random(5), 200), {}\n"
+        "engine = restored(stage, {})\n"
+        "out, status = slide(engine, stage, rows)\n"
+        "save(engine, changelog)\n"
+        "again, _ = slide(restored(stage, changelog), stage, rows[:50])\n"
+        "seen = out.tobytes() + again.tobytes() + status.tobytes() + repr(changelog).encode()\n"
+        "print(hashlib.sha256(seen).hexdigest(), out.shape)\n"
     )
     answers = [
         subprocess.run(
             [sys.executable, "-W", "error::RuntimeWarning", "-c", program],
-            env={**os.environ, "NUMBA_DISABLE_JIT": disabled},
+            env={**os.environ, "NUMBA_DISABLE_JIT": disabled, "PYTHONPATH": os.pathsep.join(sys.path)},
             check=True,
             capture_output=True,
             text=True,
@@ -161,3 +169,25 @@ def test_the_kernels_give_the_same_bits_as_plain_python() -> None:
         for disabled in ("0", "1")
     ]
     assert answers[0] == answers[1] != ""
+
+
+@pytest.mark.parametrize("wide", [0, 29, 30, 40])
+def test_a_value_of_any_width_survives_a_restart(wide: int) -> None:
+    kept = (*[Column("taken", None, ())] * 40, Column("value", "amount", ()))
+    gates = np.full(kernels.NUMBERS + 41, -1, np.int64)
+    spec = np.array([[kernels.OP_SUM, 0, 3, kernels.NUMBERS + at, 1, 0, 0, at] for at in range(41)], np.int64)
+    tables = replace(STAGE.tables, spec=spec, gates=gates)
+    stage = replace(STAGE, kept=kept, tables=tables, aggregates=tuple(range(41)))
+    engine, changelog = WindowEngine(stage), dict[bytes, bytes]()
+    values = np.ones((20, 41), np.int64)
+    values[:, wide] = [-(1 << 31) - 1, 1 << 31, (1 << 31) - 1, -(1 << 31), 1 << 62] * 4
+    times, labels = np.arange(START, START + 20), np.full(20, kernels.NOT_A_LABEL, np.int64)
+    engine.slide([b"c"] * 20, times, times, labels, values)
+    saved(engine, changelog)
+    ends = [
+        one.slide([b"c"], times[-1:] + 1, times[-1:] + 1, labels[:1], values[:1])[0].tolist()
+        for one in (engine, restored(changelog, stage))
+    ]
+    assert ends[0] == ends[1]
+    words = len(changelog[b"c\0\0\0\0"]) // 4
+    assert words == 4 + 2 + 16 * 3 + 4 + 16 * (42 + 1), "one column of 42 is wide"

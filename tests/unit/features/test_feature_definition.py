@@ -11,8 +11,8 @@ HOUR_MS = 3_600_000
 
 def test_windows_share_their_edges() -> None:
     customer, terminal = compile_stage(FRAUD, 0), compile_stage(FRAUD, 1)
-    assert customer.edges.tolist() == [0, DAY_MS, 7 * DAY_MS, 30 * DAY_MS]
-    assert terminal.edges.tolist() == [7 * DAY_MS, 8 * DAY_MS, 14 * DAY_MS, 37 * DAY_MS]
+    assert customer.tables.edges[:, 0].tolist() == [0, DAY_MS, 7 * DAY_MS, 30 * DAY_MS]
+    assert terminal.tables.edges[:, 0].tolist() == [7 * DAY_MS, 8 * DAY_MS, 14 * DAY_MS, 37 * DAY_MS]
     assert customer.numbers == ("amount",)
     assert terminal.numbers == ()
 

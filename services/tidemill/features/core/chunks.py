@@ -1,18 +1,19 @@
-"""The compiled codec of the window engine's changelog: rings to chunk records and back.
+"""The window engine's changelog, written: rings to chunk records. `chunkreader` makes rings of them again.
 
 The rows of a key are cut in *arrival* order into chunks of CHUNK_ROWS, so a late row or a label changes the newest
 chunk only, however far back in time it lands. A record never holds more than the rows that still live.
 
-    words, little-endian: VERSION | flags << 8 | columns << 16 | rows << 24, fingerprint, first ts (2 words), then
-    per row the ts offset (1, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4;
-    then per row the values from column LABEL on (1 each, or 2 with WIDE_VALUES). WEIGHT follows from the label bit.
+    words, little-endian: VERSION | flags << 8 | (rows − 1) << 12 | columns << 16, fingerprint, first ts (2 words); with
+    WIDE_VALUES a bit a column, ⌈columns / 32⌉ words, that says which columns are wide; then per row the ts offset (1
+    word, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4; then per row the
+    values from column LABEL on (1 word each, or 2 of a wide column). WEIGHT follows from the label bit.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tidemill.features.core.kernels import (
+from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
     CAP,
@@ -21,34 +22,34 @@ from tidemill.features.core.kernels import (
     HEAD,
     ID,
     LABEL,
-    NEWEST,
-    NOT_A_LABEL,
-    NUMBERS,
     PREFIX,
-    RETENTION,
     SAVED,
     SEQUENCE,
-    SMALLEST_RING,
     TAIL,
     TS,
     Int64s,
     Integer,
-    allocate,
     prefix_sum,
-    size_class,
-    store,
-    trim,
-    upper_bound,
-    weigh,
 )
 
 CHUNK_ROWS = 16
 CHUNK_HEADER = 4
-CHUNK_VERSION = 1
+CHUNK_VERSION = 2
 WIDE_VALUES, WIDE_TIMES = 1, 2
 PACK_SLOT, PACK_CHUNK, PACK_START, PACK_END, PACK_WIDTH = 0, 1, 2, 3, 4
 
 Words = NDArray[np.uint32]
+
+
+@njit(cache=True)
+def mask_words(columns: Integer) -> Integer:
+    return (columns + 31) >> 5
+
+
+@njit(cache=True)
+def is_wide(words: Words, mask: Integer, column: Integer) -> bool:
+    """Whether the column takes two words, by the bits that begin at `mask`."""
+    return bool(((np.int64(words[mask + (column >> 5)]) >> (column & 31)) & 1) == 1)
 
 
 @njit(cache=True)
@@ -60,7 +61,7 @@ def pack_bounds(meta: Int64s, ctl: Int64s, dirty: Int64s, columns: Integer) -> t
         last = (line[SEQUENCE] - 1) // CHUNK_ROWS
         records += last - line[FIRST_CHUNK] + 1
         chunks += last - line[SAVED] // CHUNK_ROWS + 1
-    widest = CHUNK_HEADER + CHUNK_ROWS * (4 + 2 * (columns - 1)) + CHUNK_ROWS // 4
+    widest = CHUNK_HEADER + mask_words(columns) + CHUNK_ROWS * (4 + 2 * (columns - 1)) + CHUNK_ROWS // 4
     return records, chunks * widest
 
 
@@ -100,6 +101,9 @@ def _pack_chunk(
     if rows == 0:
         return at
     flags = 0
+    wide = at + CHUNK_HEADER
+    for word in range(mask_words(columns)):
+        words[wide + word] = np.uint32(0)
     origin = np.int64(0x7FFFFFFFFFFFFFFF)
     latest = -origin
     for within in range(CHUNK_ROWS):
@@ -113,12 +117,18 @@ def _pack_chunk(
             value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
             if value > 0x7FFFFFFF or value < -0x80000000:
                 flags |= WIDE_VALUES
+                at_word = wide + (column >> 5)
+                words[at_word] = np.uint32(np.int64(words[at_word]) | (1 << (column & 31)))
     if latest - origin > 0xFFFFFFFF:
         flags |= WIDE_TIMES
-    wide_values, wide_times = (flags & WIDE_VALUES) != 0, (flags & WIDE_TIMES) != 0
-    at = _write(words, at, CHUNK_VERSION | (flags << 8) | (columns << 16) | (rows << 24), False)
+    wide_times = (flags & WIDE_TIMES) != 0
+    at = _write(words, at, CHUNK_VERSION | (flags << 8) | ((rows - 1) << 12) | (columns << 16), False)
     at = _write(words, at, fingerprint, False)
     at = _write(words, at, origin, True)
+    if flags & WIDE_VALUES:
+        at += mask_words(columns)
+    else:
+        wide = -1
     packed, packed_count = 0, 0
     arrivals = at + rows * (4 if wide_times else 3)
     values = arrivals + (rows + 3) // 4
@@ -137,7 +147,11 @@ def _pack_chunk(
             packed = 0
         for column in range(LABEL, columns):
             value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
-            values = _write(words, values, value, wide_values)
+            if wide < 0:
+                words[values] = np.uint32(value & 0xFFFFFFFF)
+                values += 1
+            else:
+                values = _write(words, values, value, is_wide(words, wide, column))
     return values
 
 
@@ -184,112 +198,3 @@ def pack(
         line[SAVED] = line[SEQUENCE]
     ctl[DIRTY_COUNT] = 0
     return written
-
-
-@njit(cache=True)
-def _read(words: Words, at: Integer, wide: bool) -> Integer:
-    """One signed value."""
-    low = np.int64(words[at])
-    if wide:
-        return low | (np.int64(words[at + 1]) << 32)
-    return low - (np.int64(1) << 32) if low >= 0x80000000 else low
-
-
-@njit(cache=True)
-def inspect(
-    words: Words, starts: Int64s, fingerprint: Integer, columns: Integer, slots: Int64s, rows: Int64s
-) -> Integer:
-    """Check each record (`starts` has one entry more, the end) and add its row count to `rows[slot]`.
-
-    Returns −1, or the index of the first record of another format or length, or −2 − index for another fingerprint.
-    """
-    for record in range(slots.shape[0]):
-        start, end = starts[record], starts[record + 1]
-        if end - start < CHUNK_HEADER or (words[start] & 0xFF) != CHUNK_VERSION:
-            return record
-        if np.int64(words[start + 1]) != fingerprint:
-            return -2 - record
-        flags = (words[start] >> 8) & 0xFF
-        count = np.int64(words[start] >> 24)
-        size = CHUNK_HEADER + count * (4 if flags & WIDE_TIMES else 3) + (count + 3) // 4
-        size += count * (columns - 1) * (2 if flags & WIDE_VALUES else 1)
-        if (words[start] >> 16) & 0xFF != columns or end - start != size or count < 1 or count > CHUNK_ROWS:
-            return record
-        rows[slots[record]] += count
-    return -1
-
-
-@njit(cache=True)
-def ring_capacities(rows: Int64s) -> Int64s:
-    capacities = np.empty(rows.shape[0], np.int64)
-    for slot in range(rows.shape[0]):
-        capacities[slot] = max(SMALLEST_RING, 1 << size_class(rows[slot]))
-    return capacities
-
-
-@njit(cache=True)
-def unpack(
-    arena: Int64s,
-    meta: Int64s,
-    ctl: Int64s,
-    limits: Int64s,
-    words: Words,
-    starts: Int64s,
-    slots: Int64s,
-    chunks: Int64s,
-    capacities: Int64s,
-) -> None:
-    """Rebuild rings from inspected records, given in ascending chunk order for each slot, by inserting their rows in
-    the order in which they first arrived. The arena has room for `capacities`; every slot begins blank."""
-    columns = arena.shape[1] - PREFIX
-    numbers = np.zeros(max(1, columns - NUMBERS), np.int64)
-    for record in range(slots.shape[0]):
-        at = starts[record]
-        line = meta[slots[record]]
-        flags = (words[at] >> 8) & 0xFF
-        wide_values, wide_times = (flags & WIDE_VALUES) != 0, (flags & WIDE_TIMES) != 0
-        rows = np.int64(words[at] >> 24)
-        origin = _read(words, at + 2, True)
-        if line[CAP] == 0:
-            line[CAP] = capacities[slots[record]]
-            line[BASE] = allocate(arena, ctl, line[CAP])
-            line[FIRST_CHUNK] = chunks[record]
-        at += CHUNK_HEADER
-        arrivals = at + rows * (4 if wide_times else 3)
-        values = arrivals + (rows + 3) // 4
-        for row in range(rows):
-            if wide_times:
-                ts = origin + _read(words, at, True)
-                at += 2
-            else:
-                ts = origin + np.int64(words[at])
-                at += 1
-            identity = _read(words, at, True)
-            at += 2
-            arrival = (np.int64(words[arrivals + row // 4]) >> (8 * (row & 3))) & 0xFF
-            label_value = _read(words, values, wide_values)
-            values += 2 if wide_values else 1
-            for column in range(NUMBERS, columns):
-                numbers[column - NUMBERS] = _read(words, values, wide_values)
-                values += 2 if wide_values else 1
-            base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
-            line[SEQUENCE] = chunks[record] * CHUNK_ROWS + (arrival & 15)
-            if arrival & 16:
-                position = upper_bound(arena, base, mask, tail, head, ts - 1)
-                while (
-                    position < head
-                    and arena[base + (position & mask), TS] == ts
-                    and (arena[base + (position & mask), ARRIVAL] & 1) == 1
-                ):
-                    position += 1
-                store(arena, line, columns, position, ts, identity, 0, numbers)
-                weigh(arena, line, position, LABEL, label_value)
-            else:
-                position = upper_bound(arena, base, mask, tail, head, ts)
-                if head == tail or ts >= line[NEWEST]:
-                    line[NEWEST] = ts
-                store(arena, line, columns, position, ts, identity, NOT_A_LABEL, numbers)
-            line[SAVED] = line[SEQUENCE]
-    for slot in range(meta.shape[0]):
-        if meta[slot, CAP] > 0:
-            trim(arena, meta[slot], limits[RETENTION])

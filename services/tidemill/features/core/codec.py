@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.pipeline import Pipeline
-from tidemill.features.core import kernels
+from tidemill.features.core.columns import fill, hash_texts
 from tidemill.features.core.definition import StageDefinition
-from tidemill.features.core.kernels import Int64s
+from tidemill.features.core.rings import NOT_A_LABEL, Int64s
 
 _HOUR_MS = 3_600_000
-_LARGEST = float(1 << 53)
-"""In fixed point; beyond it a float no longer holds every integer, and a quotient would round twice."""
-
 _Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
 _Truth = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
@@ -41,7 +38,7 @@ class Columns:
     raw: NDArray[np.float64]
     """float64[n, fields]: the numeric event fields as they came."""
     numbers: Int64s
-    """int64[n, numbers]: those that windows aggregate, in fixed point."""
+    """int64[n, kept]: what each row contributes to the value columns of the engine."""
     next_keys: list[bytes]
     faults: list[tuple[int, str]]
     """(record, what is wrong with it) of those left out."""
@@ -57,6 +54,8 @@ class StageCodec:
         fields = definition.fields
         # Attributes are numbered because a field of the pipeline may be a Python keyword.
         numbers = [f"number_{at}" for at in range(len(fields))]
+        texts = {name: "next_key" if name == entity else f"text_{at}" for at, name in enumerate(definition.texts)}
+        further = {name: attribute for name, attribute in texts.items() if name != entity}
         members: list[tuple[str, Any] | tuple[str, Any, Any]] = [
             ("identity", str),
             ("time", _Time),
@@ -64,9 +63,11 @@ class StageCodec:
             ("label", _Truth | None, None),
             ("feature_set", str, ""),
             *((name, float, np.nan) for name in numbers),
+            *((name, str | None, None) for name in further.values()),
         ]
         names = {"identity": "id", "time": "event_time", "next_key": entity, "feature_set": "fs"}
         names |= {"label": pipeline.label.field, **dict(zip(numbers, fields, strict=True))}
+        names |= {attribute: name for name, attribute in further.items()}
         row = msgspec.defstruct("Row", members, rename=names, gc=False)
         self._decode: Any = msgspec.json.Decoder(row).decode
         self._definition = definition
@@ -75,6 +76,10 @@ class StageCodec:
         self._opening = b',"fs":"%b","features":[' % self._hash.encode()
         self._numbers = [attrgetter(name) for name in numbers]
         self._scales = np.array(definition.scales, np.float64)
+        bounds = [pipeline.event.numbers[name] for name in fields]
+        self._least = np.array([number.min for number in bounds], np.float64)
+        self._largest = np.array([number.max for number in bounds], np.float64)
+        self._texts = [(name, attrgetter(attribute)) for name, attribute in texts.items()]
 
     def decode(self, values: Sequence[bytes | None]) -> Columns:
         """Columns of the readable records among `values`, in their order."""
@@ -84,35 +89,48 @@ class StageCodec:
             rows = [self._decode(value) for value in values]
         except (TypeError, ValueError):
             rows, kept, faults = self._decode_each(values)
-        labels = np.array([kernels.NOT_A_LABEL if row.label is None else row.label for row in rows], np.int64)
+        labels = np.array([NOT_A_LABEL if row.label is None else row.label for row in rows], np.int64)
         raw = np.empty((len(rows), len(self._numbers)))
         for column, field in enumerate(self._numbers):
             raw[:, column] = np.fromiter(map(field, rows), np.float64, len(rows))
-        events = labels == kernels.NOT_A_LABEL
+        events = labels == NOT_A_LABEL
+        # What is missing is NaN, which lies within no bounds.
+        good = ~events | ((raw >= self._least) & (raw <= self._largest)).all(axis=1)
         raw[~events] = 0.0
-        scaled = raw[:, : self._scales.shape[0]] * self._scales
-        bad = events & ~(np.isfinite(raw).all(axis=1) & (np.abs(scaled) < _LARGEST).all(axis=1))
+        for _, text in self._texts:
+            for at in [at for at, row in enumerate(rows) if text(row) is None and row.label is None]:
+                good[at] = False
         if not self._first:
             for at, row in enumerate(rows):
                 if row.label is None and not (
                     row.feature_set == self._hash and (values[kept[at]] or b"")[-2:] == b"]}"
                 ):
-                    bad[at] = True
-        if bad.any():
-            faults += [(kept[at], self._fault(rows[at], raw[at])) for at in np.flatnonzero(bad).tolist()]
-            good = np.flatnonzero(~bad)
-            rows, kept = [rows[at] for at in good.tolist()], [kept[at] for at in good.tolist()]
-            labels, raw, scaled = labels[good], raw[good], scaled[good]
+                    good[at] = False
+        if not good.all():
+            faults += [(kept[at], self._fault(rows[at], raw[at])) for at in np.flatnonzero(~good).tolist()]
+            chosen = np.flatnonzero(good)
+            rows, kept = [rows[at] for at in chosen.tolist()], [kept[at] for at in chosen.tolist()]
+            labels, raw = labels[chosen], raw[chosen]
         return Columns(
             rows=kept,
             times=np.array([row.time for row in rows], np.int64),
             identities=hash_texts([row.identity for row in rows]),
             labels=labels,
             raw=raw,
-            numbers=np.rint(scaled).astype(np.int64),
+            numbers=self._contributions(rows, raw),
             next_keys=[row.next_key.encode() for row in rows],
             faults=faults,
         )
+
+    def _contributions(self, rows: Sequence[Any], raw: NDArray[np.float64]) -> Int64s:
+        """int64[n, kept]."""
+        stage = self._definition
+        fixed = np.rint(raw[:, : self._scales.shape[0]] * self._scales).astype(np.int64)
+        if stage.kept_as_read:
+            return fixed
+        numbers = {name: fixed[:, at] for at, name in enumerate(stage.numbers)}
+        texts = {name: hash_texts([text(row) or "" for row in rows]) for name, text in self._texts}
+        return fill(stage.kept, numbers, texts, len(rows))
 
     def _decode_each(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[int], list[tuple[int, str]]]:
         rows: list[Any] = []
@@ -131,12 +149,18 @@ class StageCodec:
         return rows, kept, faults
 
     def _fault(self, row: Any, raw: NDArray[np.float64]) -> str:
-        for field, value in zip(self._definition.fields, raw.tolist(), strict=True):
-            if not abs(value) < _LARGEST:
-                return f"event field {field!r} is missing or out of range"
-        if not self._first and row.feature_set != self._hash:
+        for at, (field, value) in enumerate(zip(self._definition.fields, raw.tolist(), strict=True)):
+            if value != value:
+                return f"event field {field!r} is missing"
+            least, largest = self._least[at], self._largest[at]
+            if not least <= value <= largest:
+                return f"event field {field!r} is {value:g}, out of range: {least:g} to {largest:g} is declared"
+        for field, text in self._texts:
+            if text(row) is None:
+                return f"event field {field!r} is missing"
+        if row.feature_set != self._hash:
             return f"feature set is {row.feature_set!r}, this stage continues {self._hash!r}"
-        return "`features` is not the last member, or a number is too large for its scale"
+        return "`features` is not the last member"
 
     def matrix(self, columns: Columns, aggregates: NDArray[np.float64]) -> NDArray[np.float64]:
         """float64[n, features of the stage] in the order of the file."""
@@ -166,15 +190,3 @@ class StageCodec:
                 for value, part in zip(values, parts, strict=True)
             ]
         return [value[:-2] + b"," + part + b"]}" for value, part in zip(values, parts, strict=True)]
-
-
-def hash_texts(texts: Sequence[str]) -> Int64s:
-    """64-bit hashes, the same on every machine and in every run."""
-    lengths = list(map(len, texts))
-    text = "".join(texts).encode()
-    if len(text) != sum(lengths):
-        lengths = [len(one.encode()) for one in texts]
-    out = np.empty(len(texts), np.uint64)
-    with np.errstate(over="ignore"):
-        kernels.hash_ids(np.frombuffer(text, np.uint8), np.cumsum(lengths, dtype=np.int64), out)
-    return out.view(np.int64)

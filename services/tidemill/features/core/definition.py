@@ -1,27 +1,64 @@
 """One stage of the pipeline file, compiled to the tables that the kernels read."""
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import orjson
 
 from tidemill.domain.durations import DAY_MS
-from tidemill.domain.pipeline import FeatureSpec, Pipeline
-from tidemill.features.core.kernels import (
-    LABEL,
-    NUMBERS,
-    OP_COUNT,
-    OP_LABEL_RATE,
-    OP_MEAN,
-    OP_SUM,
-    PREFIX,
-    SPEC_WIDTH,
-    WEIGHT,
-    Int64s,
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.domain.filters import parse_filter
+from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.windows import (
+    CountWindow,
+    DecayWindow,
+    HoppingWindow,
+    SessionWindow,
+    SlidingWindow,
+    TumblingWindow,
+    Window,
 )
+from tidemill.features.core import kernels, scan
+from tidemill.features.core.columns import Column, conditions_of, fields_of, ordered, text_condition
+from tidemill.features.core.rings import LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
 
-_OPERATIONS = {"count": OP_COUNT, "sum": OP_SUM, "mean": OP_MEAN, "label_rate": OP_LABEL_RATE}
+_SUMMED = {
+    "count": kernels.OP_COUNT,
+    "sum": kernels.OP_SUM,
+    "mean": kernels.OP_MEAN,
+    "label_rate": kernels.OP_LABEL_RATE,
+    "share": kernels.OP_SHARE,
+}
+_SCANNED = {
+    "min": scan.OP_MIN,
+    "max": scan.OP_MAX,
+    "first": scan.OP_FIRST,
+    "last": scan.OP_LAST,
+    "distinct": scan.OP_DISTINCT,
+    "quantile": scan.OP_QUANTILE,
+    "since_last": scan.OP_SINCE_LAST,
+}
+_DECAYED = {"count": scan.OP_DECAYED_COUNT, "sum": scan.OP_DECAYED_SUM, "mean": scan.OP_DECAYED_MEAN}
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the kernels read; the layouts are in `kernels`."""
+
+    edges: Int64s
+    walks: Int64s
+    spec: Int64s
+    scans: Int64s
+    gates: Int64s
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether anything looks at rows one by one (`scan`)."""
+        return len(self.walks) + len(self.scans) > 0
 
 
 @dataclass(frozen=True)
@@ -32,16 +69,19 @@ class StageDefinition:
     entity: str
     names: tuple[str, ...]
     aggregates: tuple[int, ...]
-    """Matrix columns that the windows fill, in the order of `spec`."""
+    """Matrix columns that the windows fill, in the order of the engine's output."""
     values: tuple[tuple[int, str], ...]
     """(matrix column, event field) of features that are a field as it is."""
     calendar: tuple[tuple[int, str], ...]
     """(matrix column, `weekend` or `night`)."""
+    kept: tuple[Column, ...]
+    """What a row holds; column i of it is value column NUMBERS + i."""
     numbers: tuple[str, ...]
-    """Event fields that windows aggregate; field i is value column NUMBERS + i."""
+    """Number fields that `kept` is made from, and `scales` theirs."""
     scales: tuple[int, ...]
-    edges: Int64s
-    spec: Int64s
+    texts: tuple[str, ...]
+    """Text fields that `kept` is made from."""
+    tables: Tables
     lateness: int
     retention: int
     expiry_grid: int
@@ -49,7 +89,12 @@ class StageDefinition:
 
     @property
     def columns(self) -> int:
-        return NUMBERS + len(self.numbers)
+        return NUMBERS + len(self.kept)
+
+    @property
+    def kept_as_read(self) -> bool:
+        """Whether the columns kept are the number fields as they are, in their order."""
+        return self.kept == tuple(Column("value", name, ()) for name in self.numbers)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -59,8 +104,113 @@ class StageDefinition:
     @property
     def fingerprint(self) -> int:
         """32 bits over what the rows of a changelog mean; rows of another fingerprint cannot be continued."""
-        meaning = [PREFIX, self.entity, self.numbers, self.scales, self.retention, self.lateness]
-        return zlib.crc32(orjson.dumps(meaning))
+        meaning = [PREFIX, self.entity, list(map(repr, self.kept)), self.numbers, self.scales]
+        return zlib.crc32(orjson.dumps([*meaning, self.retention, self.lateness]))
+
+
+class _Compiler:
+    """Collects edges, columns and lines while it goes through the features of one stage."""
+
+    def __init__(self, scales: Mapping[str, int]) -> None:
+        self._scales = scales
+        self._plain: set[int] = set()
+        self._grids: dict[tuple[int, ...], None] = {}
+        self._walks: dict[tuple[int, ...], None] = {}
+        self.kept: dict[Column, None] = {}
+        self._lines: list[tuple[FeatureSpec, Window, int]] = []
+        self.width = 0
+
+    def add(self, feature: FeatureSpec) -> None:
+        window, delay = feature.shape, feature.delay
+        assert window is not None and feature.aggregate is not None
+        far = _far(delay, window)
+        self._plain |= {delay, far[0]} if far[1:] == (0, 0) else {delay}
+        if len(far) == 4:
+            self._walks[far] = None
+        elif far[1]:
+            self._grids[far] = None
+        self._lines.append((feature, window, self.width))
+        self.width += len(feature.columns)
+
+    def tables(self) -> Tables:
+        """Call once, after every `add`."""
+        plain = sorted(self._plain)
+        edges: list[tuple[int, ...]] = [*((offset, 0, 0) for offset in plain), *self._grids]
+        walks = [(kind, plain.index(delay), limit, within) for kind, delay, limit, within in self._walks]
+        numbered = {edge: at for at, edge in enumerate([*edges, *self._walks])}
+        spec: list[tuple[int, ...]] = []
+        scans: list[tuple[int, ...]] = []
+        for feature, window, out in self._lines:
+            near = plain.index(feature.delay)
+            far = numbered[_far(feature.delay, window)]
+            operation, column, scale, taken, other = self._line(feature, window)
+            line = (operation, near, far, column, scale, taken, other, out)
+            (scans if operation >= scan.OP_MIN else spec).append(line)
+        gates = [-1] * (NUMBERS + len(self.kept))
+        for column, kept in enumerate(self.kept, start=NUMBERS):
+            if kept.kind == "label":
+                gates[column] = self._column(Column("taken", None, kept.where))
+        return Tables(
+            edges=_table(edges, scan.EDGE_WIDTH),
+            walks=_table(walks, scan.WALK_WIDTH),
+            spec=_table(spec, scan.SPEC_WIDTH),
+            scans=_table(scans, scan.SPEC_WIDTH),
+            gates=np.array(gates, np.int64),
+        )
+
+    def _line(self, feature: FeatureSpec, window: Window) -> tuple[int, int, int, int, int]:
+        """(operation, value column, scale, column of rows taken, one other number)."""
+        aggregate, field = str(feature.aggregate), feature.field
+        where = conditions_of(parse_filter(feature.where) if feature.where else None, self._scales)
+        taken = self._column(Column("taken", None, where)) if where else WEIGHT
+        scale = self._scales.get(field or "", 1)
+        if isinstance(window, DecayWindow):
+            column = self._column(Column("value", field, where)) if field else taken
+            return _DECAYED[aggregate], column, scale, taken, window.half_life
+        if aggregate in ("sum", "mean"):
+            return _SUMMED[aggregate], self._column(Column("value", field, where)), scale, taken, 0
+        if aggregate == "std":
+            column = self._column(Column("value", field, where))
+            squares = self._column(Column("square_low", field, where))
+            assert self._column(Column("square_high", field, where)) == squares + 1
+            return scan.OP_STD, column, scale, taken, squares
+        if aggregate == "ratio_to_mean":
+            own = self._column(Column("value", field, ()))
+            return scan.OP_RATIO_TO_MEAN, self._column(Column("value", field, where)), scale, taken, own
+        if aggregate == "share":
+            both = ordered((*where, text_condition(field or "", "==", feature.equals or "")))
+            return kernels.OP_SHARE, self._column(Column("taken", None, both)), 1, taken, 0
+        if aggregate == "label_rate":
+            return kernels.OP_LABEL_RATE, self._column(Column("label", None, where)) if where else LABEL, 1, taken, 0
+        if aggregate == "distinct":
+            return scan.OP_DISTINCT, self._column(Column("text", field, ())), 1, taken, 0
+        if aggregate in ("count", "since_last"):
+            return (_SUMMED | _SCANNED)[aggregate], WEIGHT, 1, taken, 0
+        other = feature.k or 1 if aggregate == "last" else round((feature.q or 0.0) * _MILLION)
+        return _SCANNED[aggregate], self._column(Column("value", field, ())), scale, taken, other
+
+    def _column(self, column: Column) -> int:
+        self.kept.setdefault(column, None)
+        return NUMBERS + list(self.kept).index(column)
+
+
+def _far(delay: int, window: Window) -> tuple[int, ...]:
+    """The edge that the window begins at: a line of `edges`, or a walk as (kind, delay, limit, within)."""
+    match window:
+        case TumblingWindow():
+            return (delay, window.size, 1)
+        case HoppingWindow():
+            return (delay, window.hop, window.size - window.hop + 1)
+        case SessionWindow():
+            return (scan.SESSION, delay, window.gap, window.within)
+        case CountWindow():
+            return (scan.LAST_EVENTS, delay, window.last, window.within)
+        case SlidingWindow() | DecayWindow():
+            return (delay + window.reach, 0, 0)
+
+
+def _table(lines: Sequence[tuple[int, ...]], width: int) -> Int64s:
+    return np.array(lines, np.int64).reshape(len(lines), width)
 
 
 def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
@@ -73,40 +223,28 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     features = pipeline.features
     stage = features.stages[index]
     late = features.allowed_lateness if index == 0 else max(features.allowed_lateness, features.label_lateness)
-    windowed = [(at, feature) for at, feature in enumerate(stage.features) if feature.aggregate is not None]
-    numbers = tuple(dict.fromkeys(feature.field for _, feature in windowed if feature.field is not None))
-    scales = tuple(pipeline.event.numbers[name].scale for name in numbers)
-    offsets = sorted({offset for _, feature in windowed for offset in _edges(feature)})
-    spec = np.zeros((len(windowed), SPEC_WIDTH), np.int64)
-    for row, (_, feature) in enumerate(windowed):
-        near, far = _edges(feature)
-        column, scale = WEIGHT, 1
-        if feature.field is not None:
-            position = numbers.index(feature.field)
-            column, scale = NUMBERS + position, scales[position]
-        elif feature.aggregate == "label_rate":
-            column = LABEL
-        assert feature.aggregate is not None
-        spec[row] = (_OPERATIONS[feature.aggregate], offsets.index(near), offsets.index(far), column, scale)
-    longest = max(offsets, default=0)
-    retention = max(longest, features.label_lateness) + late
+    compiler = _Compiler({name: number.scale for name, number in pipeline.event.numbers.items()})
+    names = [name for feature in stage.features for name in feature.columns]
+    windowed = [feature for feature in stage.features if feature.aggregate is not None]
+    for feature in windowed:
+        compiler.add(feature)
+    tables = compiler.tables()
+    kept = tuple(compiler.kept)
+    numbers = fields_of(kept, texts=False)
+    retention = max([features.label_lateness, *(feature.look_back for feature in windowed)]) + late
     return StageDefinition(
         index=index,
         entity=stage.entity,
-        names=tuple(feature.name for feature in stage.features),
-        aggregates=tuple(at for at, _ in windowed),
-        values=tuple((at, feature.value) for at, feature in enumerate(stage.features) if feature.value is not None),
-        calendar=tuple((at, f.calendar) for at, f in enumerate(stage.features) if f.calendar is not None),
+        names=tuple(names),
+        aggregates=tuple(names.index(name) for feature in windowed for name in feature.columns),
+        values=tuple((names.index(f.name), f.value) for f in stage.features if f.value is not None),
+        calendar=tuple((names.index(f.name), f.calendar) for f in stage.features if f.calendar is not None),
+        kept=kept,
         numbers=numbers,
-        scales=scales,
-        edges=np.array(offsets, np.int64),
-        spec=spec,
+        scales=tuple(pipeline.event.numbers[name].scale for name in numbers),
+        texts=fields_of(kept, texts=True),
+        tables=tables,
         lateness=late,
         retention=retention,
         expiry_grid=max(60_000, min(DAY_MS, retention // 4)),
     )
-
-
-def _edges(feature: FeatureSpec) -> tuple[int, int]:
-    """(near, far) offsets of (t − delay − window, t − delay]."""
-    return feature.delay, feature.delay + (feature.window or 0)

@@ -6,20 +6,27 @@ forgotten only where the *log* says so. Not thread-safe; the owner thread calls 
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import StateCorrupt
-from tidemill.features.core import chunks, kernels
+from tidemill.features.core import chunkreader, chunks, kernels, rings, sketches
 from tidemill.features.core.definition import StageDefinition
-from tidemill.features.core.kernels import Int64s
+from tidemill.features.core.rings import Int64s
 
 CHUNK_SUFFIX = 4
 """Bytes of a changelog key after the entity's: the chunk number, big-endian."""
 
 _FIRST_SLOTS, _FIRST_ROWS = 1_024, 16_384
 _NOTHING_SEEN = -(1 << 62)
+_COMPILED = hasattr(kernels.slide, "py_func")
+
+
+def _wrapping() -> AbstractContextManager[object]:
+    """Sums wrap around on purpose; only numpy scalars, where numba is switched off, would warn about it."""
+    return nullcontext() if _COMPILED else np.errstate(over="ignore")
 
 
 class WindowEngine:
@@ -27,28 +34,28 @@ class WindowEngine:
 
     def __init__(self, definition: StageDefinition) -> None:
         self._definition = definition
-        self._limits = np.zeros(kernels.LIMITS, np.int64)
-        self._limits[kernels.LATENESS] = definition.lateness
-        self._limits[kernels.RETENTION] = definition.retention
-        self._line = kernels.FIXED + definition.columns + definition.edges.shape[0]
+        self._limits = np.zeros(rings.LIMITS, np.int64)
+        self._limits[rings.LATENESS] = definition.lateness
+        self._limits[rings.RETENTION] = definition.retention
+        self._tables = definition.tables
+        self._line = rings.FIXED + definition.columns + self._tables.edges.shape[0]
+        tables = self._tables
+        self._walks: Int64s | None = tables.walks if tables.rowwise else None
+        self._scans: Int64s | None = tables.scans if tables.rowwise else None
+        self._scratch = np.zeros(sketches.SCRATCH if tables.rowwise else 0, np.int64)
         self._clear()
 
     def _clear(self) -> None:
-        self._arena = np.empty((_FIRST_ROWS, kernels.PREFIX + self._definition.columns), np.int64)
+        self._arena = np.empty((_FIRST_ROWS, rings.PREFIX + self._definition.columns), np.int64)
         self._meta = np.zeros((_FIRST_SLOTS, self._line), np.int64)
         self._dirty = np.empty(_FIRST_SLOTS, np.int64)
-        self._ctl = np.full(kernels.CTL_SIZE, -1, np.int64)
-        self._ctl[: kernels.FREE_LISTS] = 0
+        self._ctl = np.full(rings.CTL_SIZE, -1, np.int64)
+        self._ctl[: rings.FREE_LISTS] = 0
         self._slots: dict[bytes, int] = {}
         self._names: list[bytes] = []
         self._free: list[int] = []
         self._gone: list[tuple[bytes, None]] = []
         self._newest = _NOTHING_SEEN
-
-    @property
-    def number_fields(self) -> int:
-        """Width of `numbers`."""
-        return len(self._definition.numbers)
 
     @property
     def keys(self) -> int:
@@ -61,7 +68,7 @@ class WindowEngine:
 
     @property
     def rows(self) -> int:
-        return int((self._meta[:, kernels.HEAD] - self._meta[:, kernels.TAIL]).sum())
+        return int((self._meta[:, rings.HEAD] - self._meta[:, rings.TAIL]).sum())
 
     @property
     def newest(self) -> int | None:
@@ -73,17 +80,18 @@ class WindowEngine:
     ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         """Apply n rows in order.
 
-        `times` int64[n] ms, `identities` int64[n] id hashes, `labels` int64[n] (kernels.NOT_A_LABEL for an event),
-        `numbers` int64[n, number fields] in fixed point. Returns float64[n, aggregates], NaN where undefined or where
-        the row is not an accepted event, and uint8[n] of kernels.ACCEPTED … LABEL_DUPLICATE.
+        `times` int64[n] ms, `identities` int64[n] id hashes, `labels` int64[n] (rings.NOT_A_LABEL for an event),
+        `numbers` int64[n, kept] the values of the definition's `kept` columns (`columns.fill`). Returns float64[n,
+        aggregates], NaN where undefined or where the row is not an accepted event, and uint8[n] of kernels.ACCEPTED …
+        LABEL_DUPLICATE.
         """
         count = len(keys)
-        out = np.full((count, self._definition.spec.shape[0]), np.nan)
+        out = np.full((count, len(self._definition.aggregates)), np.nan)
         status = np.empty(count, np.uint8)
         if count == 0:
             return out, status
         grid = self._definition.expiry_grid
-        seen = np.where(labels == kernels.NOT_A_LABEL, times, _NOTHING_SEEN)
+        seen = np.where(labels == rings.NOT_A_LABEL, times, _NOTHING_SEEN)
         newest = max(self._newest, int(seen.max()))
         begin = 0
         if newest // grid != self._newest // grid:
@@ -109,17 +117,21 @@ class WindowEngine:
     ) -> None:
         slots = self._look_up(keys[part], labels[part])
         reached = 0
-        # Sums wrap around on purpose; only numpy scalars (numba switched off) would warn about it.
-        with np.errstate(over="ignore"):
+        tables = self._tables
+        with _wrapping():
             while True:
                 reached = kernels.slide(
                     self._arena,
                     self._meta,
                     self._ctl,
                     self._dirty,
-                    self._definition.edges,
-                    self._definition.spec,
+                    tables.edges,
+                    tables.spec,
+                    self._walks,
+                    self._scans,
+                    tables.gates,
                     self._limits,
+                    self._scratch,
                     slots,
                     times[part],
                     identities[part],
@@ -131,7 +143,8 @@ class WindowEngine:
                 )
                 if reached == slots.shape[0]:
                     return
-                self._widen_arena(2 * self._arena.shape[0])
+                if not self._tidy_arena():
+                    self._widen_arena(2 * self._arena.shape[0])
 
     def _look_up(self, keys: Sequence[bytes], labels: Int64s) -> Int64s:
         """The slot of each row's key. An unknown key gets one when an event, which is always accepted, brings it."""
@@ -142,7 +155,7 @@ class WindowEngine:
         for row, slot in enumerate(found):
             if slot is None:
                 slot = self._slots.get(keys[row], -1)
-                if slot < 0 and labels[row] == kernels.NOT_A_LABEL:
+                if slot < 0 and labels[row] == rings.NOT_A_LABEL:
                     slot = self._admit(keys[row])
             slots[row] = slot
         return slots
@@ -164,37 +177,71 @@ class WindowEngine:
 
     def _widen_arena(self, rows: int) -> None:
         arena = np.empty((rows, self._arena.shape[1]), np.int64)
-        used = self._ctl[kernels.ARENA_USED]
+        used = self._ctl[rings.ARENA_USED]
         arena[:used] = self._arena[:used]
         self._arena = arena
 
+    def _tidy_arena(self) -> bool:
+        """Move the rings together where more than half of what was handed out has come back; says whether it was."""
+        if self._arena.shape[0] == _FIRST_ROWS:
+            return False
+        used, free = self._ctl[rings.ARENA_USED].item(), self._ctl[rings.FREE_ROWS].item()
+        if used <= _FIRST_ROWS or 2 * free <= used:
+            return False
+        rows = max(_FIRST_ROWS, (used - free) * 5 // 4)
+        arena = np.empty((rows, self._arena.shape[1]), np.int64)
+        rings.repack(self._arena, self._meta, self._ctl, len(self._names), arena)
+        self._arena = arena
+        return True
+
+    def _tidy_slots(self) -> None:
+        """Number the keys anew where only a few of many are left. Nothing is dirty."""
+        if self._meta.shape[0] == _FIRST_SLOTS or 4 * len(self._slots) > self._meta.shape[0]:
+            return
+        order = np.fromiter(self._slots.values(), np.int64, len(self._slots))
+        size = max(_FIRST_SLOTS, 2 * len(order))
+        meta = np.zeros((size, self._line), np.int64)
+        meta[: len(order)] = self._meta[order]
+        self._meta, self._dirty = meta, np.empty(size, np.int64)
+        self._names = list(self._slots)
+        self._slots = {name: slot for slot, name in enumerate(self._names)}
+        self._free = []
+
     def _expire(self, point: int) -> None:
         """Forget the keys that no event at or after `point` can look back to."""
-        slots = kernels.expired(self._meta, len(self._names), point - self._definition.retention)
+        slots = rings.expired(self._meta, len(self._names), point - self._definition.retention)
         for slot in slots.tolist():
             key = self._names[slot]
             line = self._meta[slot]
-            for chunk in range(line[kernels.FIRST_CHUNK], -(-int(line[kernels.SAVED]) // chunks.CHUNK_ROWS)):
+            for chunk in range(line[rings.FIRST_CHUNK], -(-int(line[rings.SAVED]) // chunks.CHUNK_ROWS)):
                 self._gone.append((key + chunk.to_bytes(CHUNK_SUFFIX, "big"), None))
             del self._slots[key]
             self._free.append(slot)
-        kernels.forget(self._arena, self._meta, self._ctl, self._dirty, slots)
+        rings.forget(self._arena, self._meta, self._ctl, self._dirty, slots)
 
     def pack(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog entries since the last call: chunks that changed, and None for those that are no more.
 
         The state counts as saved from here on: if the entries are not committed, the engine must be restored.
         """
+        entries = self._pack()
+        # The one moment when nothing is dirty: where rows and keys lie can change.
+        self._tidy_arena()
+        self._tidy_slots()
+        return entries
+
+    def _pack(self) -> list[tuple[bytes, bytes | None]]:
         entries: list[tuple[bytes, bytes | None]] = list(self._gone)
         self._gone.clear()
-        if self._ctl[kernels.DIRTY_COUNT] == 0:
+        if self._ctl[rings.DIRTY_COUNT] == 0:
             return entries
         records, words = chunks.pack_bounds(self._meta, self._ctl, self._dirty, self._definition.columns)
         table = np.empty((records, chunks.PACK_WIDTH), np.int64)
         buffer = np.empty(words, np.uint32)
-        count = chunks.pack(
-            self._arena, self._meta, self._ctl, self._dirty, self._definition.fingerprint, table, buffer
-        )
+        with _wrapping():
+            count = chunks.pack(
+                self._arena, self._meta, self._ctl, self._dirty, self._definition.fingerprint, table, buffer
+            )
         lines = table[:count]
         data = buffer[: lines[-1, chunks.PACK_END]].astype("<u4", copy=False).tobytes()
         names = self._names
@@ -225,20 +272,24 @@ class WindowEngine:
         np.cumsum([len(value) // 4 for _, value in ordered], out=starts[1:])
         words = np.frombuffer(b"".join(value for _, value in ordered), "<u4").astype(np.uint32)
         rows = np.zeros(len(self._names), np.int64)
-        verdict = chunks.inspect(words, starts, self._definition.fingerprint, self._definition.columns, slots, rows)
+        verdict = chunkreader.inspect(
+            words, starts, self._definition.fingerprint, self._definition.columns, slots, rows
+        )
         if verdict <= -2:
             raise self._corrupt(ordered[-2 - verdict][0], "was written by another definition of this stage")
         if verdict >= 0:
             raise self._corrupt(ordered[verdict][0], "has another format or is cut short")
-        capacities = chunks.ring_capacities(rows)
+        capacities = chunkreader.ring_capacities(rows)
         self._widen_arena(max(_FIRST_ROWS, int(capacities.sum()) * 5 // 4))
-        with np.errstate(over="ignore"):
-            chunks.unpack(self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities)
-        self._newest = int(self._meta[: len(self._names), kernels.NEWEST].max())
+        with _wrapping():
+            chunkreader.unpack(
+                self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities
+            )
+        self._newest = int(self._meta[: len(self._names), rings.NEWEST].max())
 
     def _corrupt(self, key: bytes, fault: str) -> StateCorrupt:
         stage = self._definition
         return StateCorrupt(
             f"changelog entry {key!r} of stage {stage.entity} {fault}",
-            hint="windows, lateness or scales changed: give the pipeline a new name, or empty its state and offsets",
+            hint="windows, filters, lateness or scales changed: name the pipeline anew, or empty its state and offsets",
         )

@@ -1,173 +1,72 @@
-"""The compiled half of the window engine: rings of rows a key, prefix sums over them, and the features they give.
+"""The compiled heart of the window engine: rows in, and the features they give, by differences of prefix sums.
 
 numba recompiles a cached kernel when its own file changes, not when one it imports does: the cache folder is therefore
-named by the digest of all kernel sources (`kernel_cache.py`), and whatever runs once a row stands in this one file.
+named by the digest of all kernel sources (`kernel_cache.py`).
 
-State of one (stage, partition), all int64 and owned by `engine.WindowEngine`:
+What a stage computes, all int64 and made by `definition.compile_stage`:
 
-    arena [N, PREFIX + V]   rows of all rings: TS ms | ID hash | ARRIVAL = sequence << 1 | is label | one exclusive
-                            prefix sum a value column, mod 2^64. Column WEIGHT counts events, LABEL sums labels,
-                            the rest are number fields in fixed point
-    meta  [K, FIXED + V + E] one line a key: the columns BASE…FIXED, V running totals, one cursor an edge
-    ctl   [64]              ARENA_USED, DIRTY_COUNT, then one free list of rings a power of two, linked through TS
-    edges [E]               ascending offsets from an event's time; a window (t − edge b, t − edge a] needs two
-
-Invariants: TAIL ≤ HEAD ≤ TAIL + CAP, CAP is 0 or a power of two, timestamps never decrease in a ring, labels stand
-before events of equal time, prefix(i + 1) − prefix(i) = value(i) with prefix(HEAD) = total. A cursor is a lower bound
-for the next event in order, never state. What a ring holds is a function of its key's own records in arrival order.
+    edges [E, 3]  an edge of windows, seen from an event at t: rows newer than t − DELAY, or with a GRID, newer than
+                  the last multiple of it at or before t − DELAY, less BACK. Plain edges come first, by DELAY
+    walks [W, 4]  windows whose far edge is walked to (`scan.walk`); number E + w among the edges of a feature
+    spec  [F, …]  a line a feature: OP, edges NEAR and FAR (rows newer than FAR that are not newer than NEAR), value
+                  COLUMN, its SCALE, the column of rows TAKEN, one OTHER number, and OUT, the first column it fills
+    scans [S, …]  the same for features that look at rows (`scan.scan`)
+    gates [V]     for a column of filtered labels the column of rows taken, else −1
 """
-
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Integer = Any  # int64 in machine code; int or np.int64 where numba is switched off
-Int64s = NDArray[np.int64]
+from tidemill.features.core.rings import (
+    ARRIVAL,
+    BASE,
+    CAP,
+    DIRTY_COUNT,
+    FIXED,
+    HEAD,
+    ID,
+    LABEL,
+    LATENESS,
+    NEWEST,
+    NOT_A_LABEL,
+    NUMBERS,
+    PREFIX,
+    RETENTION,
+    SAVED,
+    SEQUENCE,
+    TAIL,
+    TS,
+    Floats,
+    Int64s,
+    Integer,
+    make_room,
+    narrow,
+    prefix_sum,
+    store,
+    trim,
+    upper_bound,
+    value_at,
+    weigh,
+)
+from tidemill.features.core.scan import (
+    EDGE_BACK,
+    EDGE_DELAY,
+    EDGE_GRID,
+    SPEC_COLUMN,
+    SPEC_FAR,
+    SPEC_NEAR,
+    SPEC_OP,
+    SPEC_OUT,
+    SPEC_SCALE,
+    SPEC_TAKEN,
+    scan,
+    walk,
+)
 
-TS, ID, ARRIVAL, PREFIX = 0, 1, 2, 3
-WEIGHT, LABEL, NUMBERS = 0, 1, 2
-
-BASE, CAP, TAIL, HEAD, NEWEST, SEQUENCE, FIRST_CHUNK, SAVED, FIXED = 0, 1, 2, 3, 4, 5, 6, 7, 8
-
-ARENA_USED, DIRTY_COUNT, FREE_LISTS = 0, 1, 8
-CTL_SIZE = 64
-SMALLEST_RING = 4
-
-OP_COUNT, OP_SUM, OP_MEAN, OP_LABEL_RATE = 0, 1, 2, 3
-SPEC_OP, SPEC_NEAR, SPEC_FAR, SPEC_COLUMN, SPEC_SCALE, SPEC_WIDTH = 0, 1, 2, 3, 4, 5
-
-LATENESS, RETENTION, LIMITS = 0, 1, 2
+OP_COUNT, OP_SUM, OP_MEAN, OP_LABEL_RATE, OP_SHARE = range(5)
 
 ACCEPTED, LATE, DUPLICATE, LABEL_ACCEPTED, LABEL_UNMATCHED, LABEL_DUPLICATE = 0, 1, 2, 3, 4, 5
-
-NOT_A_LABEL = -1
-
-
-@njit(cache=True)
-def upper_bound(arena: Int64s, base: Integer, mask: Integer, tail: Integer, head: Integer, ts: Integer) -> Integer:
-    """The first position in [tail, head] whose row is newer than `ts`."""
-    low, high = tail, head
-    while low < high:
-        middle = (low + high) >> 1
-        if arena[base + (middle & mask), TS] <= ts:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@njit(cache=True)
-def size_class(capacity: Integer) -> Integer:
-    level = 0
-    while (1 << level) < capacity:
-        level += 1
-    return level
-
-
-@njit(cache=True)
-def allocate(arena: Int64s, ctl: Int64s, capacity: Integer) -> Integer:
-    """The first row of a ring of `capacity` rows, or −1 when the arena must grow first. Nothing changes on −1."""
-    level = FREE_LISTS + size_class(capacity)
-    free = ctl[level]
-    if free >= 0:
-        ctl[level] = arena[free, TS]
-        return free
-    start = ctl[ARENA_USED]
-    if start + capacity > arena.shape[0]:
-        return -1
-    ctl[ARENA_USED] = start + capacity
-    return start
-
-
-@njit(cache=True)
-def _release(arena: Int64s, ctl: Int64s, base: Integer, capacity: Integer) -> None:
-    level = FREE_LISTS + size_class(capacity)
-    arena[base, TS] = ctl[level]
-    ctl[level] = base
-
-
-@njit(cache=True)
-def _make_room(arena: Int64s, meta: Int64s, ctl: Int64s, slot: Integer) -> bool:
-    """See that the ring of `slot` can take one more row; False when the arena must grow first."""
-    line = meta[slot]
-    capacity, tail, head = line[CAP], line[TAIL], line[HEAD]
-    if head - tail < capacity:
-        return True
-    wider = max(SMALLEST_RING, 2 * capacity)
-    base = allocate(arena, ctl, wider)
-    if base < 0:
-        return False
-    old = line[BASE]
-    for position in range(tail, head):
-        arena[base + (position & (wider - 1))] = arena[old + (position & (capacity - 1))]
-    if capacity > 0:
-        _release(arena, ctl, old, capacity)
-    line[BASE] = base
-    line[CAP] = wider
-    return True
-
-
-@njit(cache=True)
-def _insert(
-    arena: Int64s, line: Int64s, columns: Integer, position: Integer, ts: Integer, identity: Integer, is_label: Integer
-) -> Integer:
-    """Open a row at `position`, whose values are still 0: later rows move up by one. Returns its place in the arena."""
-    base, mask, head = line[BASE], line[CAP] - 1, line[HEAD]
-    for moving in range(head, position, -1):
-        arena[base + (moving & mask)] = arena[base + ((moving - 1) & mask)]
-    place = base + (position & mask)
-    if position == head:
-        for column in range(columns):
-            arena[place, PREFIX + column] = line[FIXED + column]
-    # Otherwise the row that stood here moved up unchanged, and its prefix sums are those of the new row.
-    arena[place, TS] = ts
-    arena[place, ID] = identity
-    arena[place, ARRIVAL] = (line[SEQUENCE] << 1) | is_label
-    line[SEQUENCE] += 1
-    line[HEAD] = head + 1
-    return place
-
-
-@njit(cache=True)
-def weigh(arena: Int64s, line: Int64s, position: Integer, column: Integer, value: Integer) -> None:
-    """Give the row at `position` its value: everything after it, and the total, grows by as much."""
-    base, mask = line[BASE], line[CAP] - 1
-    for after in range(position + 1, line[HEAD]):
-        arena[base + (after & mask), PREFIX + column] += value
-    line[FIXED + column] += value
-
-
-@njit(cache=True)
-def trim(arena: Int64s, line: Int64s, retention: Integer) -> None:
-    """Drop the rows that no event still accepted can look back to. The newest row always stays."""
-    base, mask, head, tail = line[BASE], line[CAP] - 1, line[HEAD], line[TAIL]
-    horizon = line[NEWEST] - retention
-    while tail < head and arena[base + (tail & mask), TS] <= horizon:
-        tail += 1
-    line[TAIL] = tail
-
-
-@njit(cache=True)
-def store(
-    arena: Int64s,
-    line: Int64s,
-    columns: Integer,
-    position: Integer,
-    ts: Integer,
-    identity: Integer,
-    label: Integer,
-    numbers: Int64s,
-) -> None:
-    """Insert an event (label NOT_A_LABEL) or a label row of value `label`; the ring has room."""
-    if label == NOT_A_LABEL:
-        _insert(arena, line, columns, position, ts, identity, 0)
-        weigh(arena, line, position, WEIGHT, 1)
-        for column in range(NUMBERS, columns):
-            weigh(arena, line, position, column, numbers[column - NUMBERS])
-    else:
-        _insert(arena, line, columns, position, ts, identity, 1)
 
 
 @njit(cache=True)
@@ -178,31 +77,28 @@ def _mark_dirty(line: Int64s, ctl: Int64s, dirty: Int64s, slot: Integer) -> None
 
 
 @njit(cache=True)
-def prefix_sum(arena: Int64s, line: Int64s, position: Integer, column: Integer) -> Integer:
-    if position == line[HEAD]:
-        return line[FIXED + column]
-    return arena[line[BASE] + (position & (line[CAP] - 1)), PREFIX + column]
-
-
-@njit(cache=True)
-def _aggregate(arena: Int64s, line: Int64s, spec: Int64s, at: Int64s, out: NDArray[np.float64]) -> None:
+def _aggregate(arena: Int64s, line: Int64s, spec: Int64s, at: Int64s, out: Floats) -> None:
     """Each feature is one correctly rounded division of two integers, so it has the same bits everywhere."""
     for feature in range(spec.shape[0]):
         near, far = at[spec[feature, SPEC_NEAR]], at[spec[feature, SPEC_FAR]]
         operation = spec[feature, SPEC_OP]
         column = spec[feature, SPEC_COLUMN]
         scale = spec[feature, SPEC_SCALE]
-        count = prefix_sum(arena, line, near, WEIGHT) - prefix_sum(arena, line, far, WEIGHT)
+        target = spec[feature, SPEC_OUT]
+        taken = spec[feature, SPEC_TAKEN]
+        count = prefix_sum(arena, line, near, taken) - prefix_sum(arena, line, far, taken)
         if operation == OP_COUNT:
-            out[feature] = float(count)
+            out[target] = float(count)
             continue
         total = prefix_sum(arena, line, near, column) - prefix_sum(arena, line, far, column)
         if operation == OP_SUM:
-            out[feature] = float(total) / float(scale)
+            out[target] = float(total) / float(scale)
         elif operation == OP_MEAN:
-            out[feature] = float(total) / float(count * scale) if count > 0 else np.nan
+            out[target] = float(total) / float(count * scale) if count > 0 else np.nan
+        elif operation == OP_LABEL_RATE:
+            out[target] = float(total) / float(count) if count > 0 else 0.0
         else:
-            out[feature] = float(total) / float(count) if count > 0 else 0.0
+            out[target] = float(total) / float(count) if count > 0 else np.nan
 
 
 @njit(cache=True)
@@ -213,24 +109,30 @@ def slide(
     dirty: Int64s,
     edges: Int64s,
     spec: Int64s,
+    walks: Int64s | None,
+    scans: Int64s | None,
+    gates: Int64s,
     limits: Int64s,
+    scratch: Int64s,
     slots: Int64s,
     times: Int64s,
     identities: Int64s,
     labels: Int64s,
     numbers: Int64s,
-    out: NDArray[np.float64],
+    out: Floats,
     status: NDArray[np.uint8],
     start: Integer,
 ) -> Integer:
     """Apply rows start… in order; `out[i]` and `status[i]` are set for each. Returns how far it came.
 
-    Less than the number of rows means that the arena is full: double it and call again from there; nothing of that
+    Less than the number of rows means that the arena is full: make space and call again from there; nothing of that
     row was applied. `slots[i]` is −1 for a label whose key is unknown. `labels[i]` is NOT_A_LABEL for an event.
+    `numbers[i]` are the values of the columns from NUMBERS on. `walks` and `scans` are None where both are empty: numba
+    then compiles a variant without them. `scratch` is `sketches.SCRATCH` long where they are not.
     """
     columns = arena.shape[1] - PREFIX
     count = edges.shape[0]
-    at = np.empty(count, np.int64)
+    at = np.empty(count if walks is None else count + walks.shape[0], np.int64)
     for row in range(start, slots.shape[0]):
         slot = slots[row]
         ts = times[row]
@@ -244,7 +146,7 @@ def slide(
 
         if label != NOT_A_LABEL:
             position = upper_bound(arena, base, mask, tail, head, ts - 1)
-            matched, labelled, known = False, False, np.int64(0)
+            event, labelled, known = np.int64(-1), False, np.int64(0)
             seen = position
             while seen < head and arena[base + (seen & mask), TS] == ts:
                 is_label = (arena[base + (seen & mask), ARRIVAL] & 1) == 1
@@ -253,20 +155,25 @@ def slide(
                 if arena[base + (seen & mask), ID] == identity:
                     if is_label:
                         labelled = True
-                        known += prefix_sum(arena, line, seen + 1, LABEL) - prefix_sum(arena, line, seen, LABEL)
+                        known += value_at(arena, line, seen, LABEL)
                     else:
-                        matched = True
+                        event = seen
                 seen += 1
-            if not matched:
+            if event < 0:
                 status[row] = LABEL_UNMATCHED
             elif labelled and known == label:
                 status[row] = LABEL_DUPLICATE
-            elif not _make_room(arena, meta, ctl, slot):
+            elif not make_room(arena, line, ctl):
                 return row
             else:
                 _mark_dirty(line, ctl, dirty, slot)
                 store(arena, line, columns, position, ts, identity, label, numbers[row])
                 weigh(arena, line, position, LABEL, label - known)
+                for column in range(NUMBERS, columns):
+                    if gates[column] >= 0:
+                        # Labels stand before events, so the event moved up by the one row that was put in.
+                        taken = value_at(arena, line, event + 1, gates[column])
+                        weigh(arena, line, position, column, (label - known) * taken)
                 status[row] = LABEL_ACCEPTED
             continue
 
@@ -289,7 +196,8 @@ def slide(
         if in_order:
             line[NEWEST] = ts
             trim(arena, line, limits[RETENTION])
-        if not _make_room(arena, meta, ctl, slot):
+            narrow(arena, line, ctl)
+        if not make_room(arena, line, ctl):
             return row
         _mark_dirty(line, ctl, dirty, slot)
         store(arena, line, columns, position, ts, identity, NOT_A_LABEL, numbers[row])
@@ -297,7 +205,10 @@ def slide(
 
         base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
         for edge in range(count):
-            limit = ts - edges[edge]
+            limit = ts - edges[edge, EDGE_DELAY]
+            grid = edges[edge, EDGE_GRID]
+            if grid > 0:
+                limit = limit // grid * grid - edges[edge, EDGE_BACK]
             if in_order:
                 cursor = max(line[FIXED + columns + edge], tail)
                 while cursor < head and arena[base + (cursor & mask), TS] <= limit:
@@ -306,35 +217,12 @@ def slide(
                 at[edge] = cursor
             else:
                 at[edge] = upper_bound(arena, base, mask, tail, head, limit)
+        if walks is not None:
+            walk(arena, line, edges, walks, at, ts)
         _aggregate(arena, line, spec, at, out[row])
+        if scans is not None:
+            scan(arena, line, edges, scans, at, ts, numbers[row], scratch, out[row])
     return slots.shape[0]
-
-
-@njit(cache=True)
-def expired(meta: Int64s, used: Integer, horizon: Integer) -> Int64s:
-    """The slots of keys that saw their newest event at or before `horizon`."""
-    found = np.empty(used, np.int64)
-    count = 0
-    for slot in range(used):
-        if meta[slot, CAP] > 0 and meta[slot, NEWEST] <= horizon:
-            found[count] = slot
-            count += 1
-    return found[:count]
-
-
-@njit(cache=True)
-def forget(arena: Int64s, meta: Int64s, ctl: Int64s, dirty: Int64s, slots: Int64s) -> None:
-    """Give back the rings of `slots`, blank their lines, and take them off the dirty list."""
-    for index in range(slots.shape[0]):
-        line = meta[slots[index]]
-        _release(arena, ctl, line[BASE], line[CAP])
-        line[:] = 0
-    kept = 0
-    for index in range(ctl[DIRTY_COUNT]):
-        if meta[dirty[index], CAP] > 0:
-            dirty[kept] = dirty[index]
-            kept += 1
-    ctl[DIRTY_COUNT] = kept
 
 
 @njit(cache=True)

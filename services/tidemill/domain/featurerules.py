@@ -1,0 +1,164 @@
+"""What must hold for the features of a pipeline file: fields that exist, and aggregates that make sense of a window."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from tidemill.domain.durations import DAY_MS
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.domain.filters import Comparison, FilterError, parse_filter
+from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
+from tidemill.domain.windows import MOST_HALF_LIVES, CountWindow, DecayWindow, HoppingWindow, SessionWindow
+
+LONGEST_WINDOW_MS = 3_650 * DAY_MS
+
+LONGEST_NAME = 63
+
+_NUMBERS = frozenset({"sum", "mean", "min", "max", "std", "first", "last", "quantile", "ratio_to_mean"})
+"""Aggregates of a number field."""
+
+_TEXTS = frozenset({"distinct", "share"})
+"""Aggregates of a text field."""
+
+_DECAYING = ("count", "sum", "mean")
+"""Aggregates that a weight a row makes sense for."""
+
+_OPTIONS = (("k", "last"), ("q", "quantile"), ("equals", "share"))
+"""What is said for one aggregate only."""
+
+
+def feature_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
+    """Everything wrong with `features.stages`."""
+    features = pipeline.features
+    entities = pipeline.event.entities
+    for position, entity in repeated(stage.entity for stage in features.stages):
+        yield Mistake(("features", "stages", position, "entity"), f"a second stage for {entity!r}; put both in one")
+    if features.stages[0].entity != pipeline.primary_entity:
+        yield Mistake(
+            ("features", "stages", 0, "entity"),
+            f"the first stage reads the events, which are keyed by {pipeline.primary_entity!r} (the first of "
+            f"event.entities), so it must be its stage, not {features.stages[0].entity!r}'s",
+        )
+    names: dict[str, str] = {}
+    for at, stage in enumerate(features.stages):
+        where: Path = ("features", "stages", at)
+        if stage.entity not in entities:
+            yield Mistake((*where, "entity"), f"unknown entity {stage.entity!r}; the event has {listed(entities)}")
+        for position, feature in enumerate(stage.features):
+            path: Path = (*where, "features", position)
+            taken = next((name for name in feature.columns if name in names), None)
+            if taken is not None:
+                yield Mistake((*path, "name"), f"a feature of {names[taken]!r} is called {taken!r} already")
+            if len(feature.columns[-1]) > LONGEST_NAME:
+                yield Mistake((*path, "name"), f"{feature.columns[-1]!r} is longer than {LONGEST_NAME} characters")
+            names |= dict.fromkeys(feature.columns, stage.entity)
+            yield from _feature(pipeline, feature, path)
+
+
+def _feature(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    numbers = pipeline.event.numbers
+    kinds = [kind for kind in ("calendar", "value", "aggregate") if getattr(feature, kind) is not None]
+    if len(kinds) != 1:
+        said = "has " + " and ".join(kinds) if kinds else "has none of them"
+        yield Mistake(path, f"feature {feature.name!r} needs one of calendar, value and aggregate, and {said}")
+        return
+    if feature.value is not None and feature.value not in numbers:
+        yield Mistake((*path, "value"), f"unknown field {feature.value!r}; event.numbers has {listed(numbers)}")
+    if feature.aggregate is None:
+        for name in ("field", "window", "delay", "where", "k", "q", "equals"):
+            if getattr(feature, name):
+                yield Mistake((*path, name), f"{name} is for aggregates; {feature.name!r} is a {kinds[0]}")
+        return
+    yield from _field(pipeline, feature, path)
+    yield from _options(feature, path)
+    yield from _window(feature, path)
+    yield from _delay(pipeline, feature, path)
+    yield from _where(pipeline, feature, path)
+
+
+def _field(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    aggregate, field = feature.aggregate, feature.field
+    if aggregate in _NUMBERS:
+        known, source = tuple(pipeline.event.numbers), "event.numbers has"
+    elif aggregate in _TEXTS:
+        known, source = pipeline.event.texts, "the event's entities and categories are"
+    else:
+        if field is not None:
+            yield Mistake((*path, "field"), f"{aggregate} takes no field")
+        return
+    if field is None:
+        yield Mistake(path, f"{aggregate} of {feature.name!r} needs a field: one of {listed(known)}")
+    elif field not in known:
+        yield Mistake((*path, "field"), f"unknown field {field!r}; {source} {listed(known)}")
+
+
+def _options(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    for option, aggregate in _OPTIONS:
+        given = getattr(feature, option) is not None
+        if given and feature.aggregate != aggregate:
+            yield Mistake((*path, option), f"{option} is for the aggregate {aggregate}, not for {feature.aggregate}")
+        if not given and feature.aggregate == aggregate and option != "k":
+            yield Mistake(path, f"{aggregate} of {feature.name!r} needs {option}")
+
+
+def _window(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    window = feature.shape
+    where = (*path, "window")
+    if window is None:
+        yield Mistake(path, f"the aggregate {feature.aggregate} of {feature.name!r} needs a window, such as 7d")
+        return
+    if isinstance(window, HoppingWindow) and window.size % window.hop:
+        yield Mistake((*where, "hop"), f"hop ({window.hop} ms) must divide size ({window.size} ms)")
+    if isinstance(window, SessionWindow) and window.within < window.gap:
+        yield Mistake((*where, "within"), f"within ({window.within} ms) is shorter than gap ({window.gap} ms)")
+    if isinstance(window, DecayWindow) and feature.aggregate not in _DECAYING:
+        yield Mistake(where, f"a decaying window is for {listed(_DECAYING)}, not for {feature.aggregate}")
+    if isinstance(window, DecayWindow) and window.reach > MOST_HALF_LIVES * window.half_life:
+        yield Mistake((*where, "within"), f"after {MOST_HALF_LIVES:,} half-lives nothing is left; shorten within")
+    if isinstance(window, CountWindow) and feature.aggregate == "label_rate":
+        yield Mistake(where, "label_rate needs a window of time: labels are no events, so they cannot be counted off")
+    if feature.look_back > LONGEST_WINDOW_MS:
+        yield Mistake(path, f"window and delay of {feature.name!r} together are longer than 3650d")
+
+
+def _delay(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    lateness = pipeline.features.label_lateness
+    if feature.aggregate == "label_rate" and feature.delay < lateness:
+        where = (*path, "delay") if feature.delay else path
+        yield Mistake(
+            where,
+            f"the window of {feature.name!r} opens before its labels are in: delay ({feature.delay} ms) must be at "
+            f"least features.label_lateness ({lateness} ms)",
+        )
+    if feature.aggregate == "since_last" and feature.delay:
+        yield Mistake((*path, "delay"), "since_last asks for the event before this one; it takes no delay")
+
+
+def _where(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    if feature.where is None:
+        return
+    path = (*path, "where")
+    try:
+        condition = parse_filter(feature.where)
+    except FilterError as error:
+        yield Mistake(path, f"cannot read the filter {feature.where!r}: {error}")
+        return
+    for comparison in condition.comparisons:
+        fault = _comparison(pipeline, comparison)
+        if fault is not None:
+            yield Mistake(path, fault)
+
+
+def _comparison(pipeline: Pipeline, comparison: Comparison) -> str | None:
+    """What is wrong with it, if anything."""
+    event, field, value = pipeline.event, comparison.field, comparison.value
+    if field in event.texts:
+        return None if isinstance(value, str) else f"{field!r} is a text; compare it with a quoted one, not {value}"
+    if field not in event.numbers:
+        return f"unknown field {field!r} in a filter; the event has {listed([*event.texts, *event.numbers])}"
+    if isinstance(value, str):
+        return f"{field!r} is a number; compare it with one, not with the text {value!r}"
+    scaled = value * Decimal(event.numbers[field].scale)
+    if comparison.operator in ("==", "!=") and scaled != scaled.to_integral_value():
+        return f"{field!r} is kept in units of 1/{event.numbers[field].scale}, so it never equals {value}"
+    return None

@@ -1,0 +1,97 @@
+"""The feature section of the pipeline file: stages, and what each of their features is."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tidemill.domain.durations import DAY_MS, DurationMs
+from tidemill.domain.section import FieldName, Section
+from tidemill.domain.windows import SlidingWindow, Window, WindowSpec
+
+Aggregate = Literal[
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "std",
+    "distinct",
+    "first",
+    "last",
+    "quantile",
+    "since_last",
+    "ratio_to_mean",
+    "share",
+    "label_rate",
+]
+
+
+class FeatureSpec(Section):
+    """One feature: a calendar fact, an event field, or an aggregate over a window of the key's events (`windows`).
+
+    The window decides which events are looked at, `where` which of those the aggregate takes. With n of them:
+
+    - count: n. sum, mean, min, max: of `field`. std: of the population, √(Σ(x − mean)² / n).
+    - first, last: `field` of the oldest and of the newest; last with k above 1 is k columns, name_1 the newest.
+    - quantile: the one at rank ⌊q·(n − 1)⌋ from 0, to within 1 % of its value, by a log-bucketed sketch.
+    - distinct: different values of the text `field`, exact up to 4,096, beyond by HyperLogLog (standard error 1.6 %).
+    - share: the part of them whose text `field` equals `equals`. label_rate: the part whose label is 1.
+    - since_last: seconds from the newest of them but the event itself, to the event.
+    - ratio_to_mean: the event's own `field` divided by their mean.
+
+    count, sum and mean over a decaying window are Σw, Σw·x and Σw·x / Σw. Over nothing count and sum are 0, so is
+    label_rate, and everything else is null; so is a ratio to a mean of 0.
+    """
+
+    name: FieldName
+    calendar: Literal["weekend", "night"] | None = None
+    value: FieldName | None = Field(None, description="take this event field as it is")
+    aggregate: Aggregate | None = None
+    field: FieldName | None = Field(None, description="the event field that is aggregated")
+    window: WindowSpec | None = Field(None, description="a duration (sliding), or a mapping with a type")
+    delay: DurationMs = 0
+    where: str | None = Field(None, description='which events count, such as `channel == "web" and amount > 10`')
+    k: int | None = Field(None, ge=1, le=64, description="how many values last keeps; 1 if left out")
+    q: float | None = Field(None, ge=0, le=1, description="which quantile: 0.5 is the median")
+    equals: str | None = Field(None, description="the value of `field` whose share is taken")
+
+    @property
+    def shape(self) -> Window | None:
+        """The window with a plain duration spelt out; None where nothing is aggregated, or the duration is 0."""
+        if isinstance(self.window, int):
+            return SlidingWindow(type="sliding", size=self.window) if self.window else None
+        return self.window
+
+    @property
+    def look_back(self) -> int:
+        """How much older than its event a row may be and still count, in ms."""
+        return self.delay + (self.shape.reach if self.shape else 0)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the vector's columns that this feature fills."""
+        if self.k is None or self.k == 1:
+            return (self.name,)
+        return tuple(f"{self.name}_{number}" for number in range(1, self.k + 1))
+
+
+class StageSpec(Section):
+    """All features of one entity; one process group computes them."""
+
+    entity: FieldName
+    features: tuple[FeatureSpec, ...] = Field(min_length=1)
+
+
+class FeaturesSpec(Section):
+    """The feature vector: stages in the order in which records pass them. A changed list is a new `version`."""
+
+    version: int = Field(1, ge=1)
+    allowed_lateness: DurationMs = 3_600_000
+    label_lateness: DurationMs = 7 * DAY_MS
+    max_idle_ms: int = Field(3_000, ge=0, description="wait at most this long for a partition that is being fetched")
+    state: Literal["changelog", "memory"] = Field(
+        "changelog",
+        description="memory: no changelog is written, so windows begin empty after a restart, a rebalance or an "
+        "aborted transaction, and features are too small until the longest window has passed",
+    )
+    stages: tuple[StageSpec, ...] = Field(min_length=1)
