@@ -17,8 +17,8 @@ def feature_set_hash(pipeline: Pipeline) -> str:
     """12 hex digits over everything that decides the vector's values: names, windows, filters, lateness, version,
     scales.
 
-    `max_idle_ms` and `state` are left out: how long a stage waits and where it keeps rows changes no definition. A duration and the sliding window of it,
-    and two spellings of a filter, are the same.
+    `max_idle_ms` and `state` are left out: how long a stage waits and where it keeps rows changes no definition. A
+    duration and the sliding window of it, and two spellings of a filter, are the same.
     """
     features = pipeline.features.model_dump(mode="json", by_alias=True, exclude={"max_idle_ms", "state"})
     for stage, written in zip(pipeline.features.stages, features["stages"], strict=True):
