@@ -159,8 +159,8 @@ def row_bytes(stage: StageDefinition) -> int:
 
 def line_bytes(stage: StageDefinition) -> int:
     """What a key costs beside its rows."""
-    return _WORD_BYTES * (kernels.FIXED + stage.columns + stage.edges.shape[0])
+    return _WORD_BYTES * (kernels.FIXED + stage.columns + len(stage.edges))
 
 
 def _ring(rows: int) -> int:
-    return max(kernels.SMALLEST_RING, 1 << (rows - 1).bit_length())
+    return max(kernels.SMALLEST_RING, int(1 << (rows - 1).bit_length()))
