@@ -4,14 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
+from pyarrow import types as types
 
 class ArrowInvalid(ValueError): ...
 class Array: ...
 class DataType: ...
-class Field: ...
+
+class Field:
+    type: DataType
 
 class Schema:
     names: list[str]
+    def field(self, name: str) -> Field: ...
 
 class Table:
     num_rows: int

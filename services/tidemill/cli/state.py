@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from tidemill.cli.app import group
+from tidemill.cli.kernels import use_kernel_cache
 from tidemill.cli.output import (
     BootstrapServers,
     JsonFlag,
@@ -22,9 +23,10 @@ from tidemill.cli.output import (
     write_json,
 )
 from tidemill.errors import ConfigurationError
-from tidemill.features.core.holdings import ColumnType
-from tidemill.features.stateview import StateView, state_view
 from tidemill.runtime.pipelinefile import load_pipeline
+
+if TYPE_CHECKING:
+    from tidemill.features.stateview import StateView
 
 _ROW_GROUP = 100_000
 
@@ -120,9 +122,10 @@ def export_rows(
 
     Example: tidemill state export fraud --stage customer --to customer-state.parquet
     """
+    view = _view(pipeline, stage, bootstrap_servers, kafka_options)
+    from tidemill.features.core.holdings import ColumnType
     from tidemill.features.parquet import ParquetSink
 
-    view = _view(pipeline, stage, bootstrap_servers, kafka_options)
     columns: dict[str, ColumnType] = {"partition": "integer", **view.holdings.columns}
     with ParquetSink(to, columns) as sink:
         rows = ({"partition": partition, **row} for partition, row in view.rows())
@@ -135,7 +138,10 @@ def export_rows(
         say(f"{sink.rows:,} rows in {to}")
 
 
-def _view(pipeline: str, stage: str, bootstrap_servers: str | None, kafka_options: str | None) -> StateView:
+def _view(pipeline: str, stage: str, bootstrap_servers: str | None, kafka_options: str | None) -> "StateView":
+    use_kernel_cache()
+    from tidemill.features.stateview import state_view
+
     loaded = load_pipeline(pipeline)
     readers = open_readers(bootstrap_servers, kafka_options)
     return state_view(loaded, stage, lambda topic, only: readers(topic, only=None if only is None else {only}), say)

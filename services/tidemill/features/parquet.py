@@ -1,6 +1,6 @@
 """Parquet files, a row group at a time. The only module of this service that needs pyarrow (the extra `parquet`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,12 @@ from tidemill.errors import ConfigurationError
 from tidemill.features.core.holdings import ColumnType
 
 _TYPES: Mapping[ColumnType, pa.DataType] = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64()}
+
+_ACCEPTED: Mapping[ColumnType, Sequence[Callable[[pa.DataType], bool]]] = {
+    "text": (pa.types.is_string, pa.types.is_large_string),
+    "integer": (pa.types.is_integer,),
+    "number": (pa.types.is_floating, pa.types.is_integer),
+}
 
 
 class ParquetSink:
@@ -61,19 +67,29 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in found.items() if name != b"ARROW:schema"}
 
 
-def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[dict[str, list[Any]]]:
-    """The named columns, at most `rows` at a time. Raises ConfigurationError if it is no Parquet file or lacks one."""
+def read_batches(path: Path, columns: Mapping[str, ColumnType], rows: int) -> Iterator[dict[str, list[Any]]]:
+    """The named columns, at most `rows` at a time; an integer column may stand where numbers are wanted.
+
+    Raises ConfigurationError if it is no Parquet file, lacks a column, or has one of another type.
+    """
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ConfigurationError(
-            f"cannot read {path}: {error}", hint="--input takes Parquet files; check the path."
-        ) from None
-    missing = [name for name in columns if name not in file.schema_arrow.names]
+        raise ConfigurationError(f"cannot read {path}: {error}", hint="It must be a Parquet file.") from None
+    schema = file.schema_arrow
+    missing = [name for name in columns if name not in schema.names]
     if missing:
         raise ConfigurationError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(file.schema_arrow.names)}",
-            hint="Rename the file's columns to the names of the pipeline's event (or label) fields.",
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(schema.names)}",
+            hint="Name the columns as the pipeline names the fields of its event (or label).",
         )
+    for name, kind in columns.items():
+        found = schema.field(name).type
+        if not any(is_kind(found) for is_kind in _ACCEPTED[kind]):
+            wanted = {"text": "text", "integer": "a whole number", "number": "a number"}[kind]
+            raise ConfigurationError(
+                f"column {name} of {path} must be {wanted}, not {found}",
+                hint="Cast it when the file is written; times are milliseconds since 1970 UTC.",
+            )
     for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
         yield batch.to_pydict()
