@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -17,6 +16,10 @@ from tidemill.features.offline.topicinput import DISORDER_MS, Connection
 
 _POLL_RECORDS = 5_000
 _POLL_S = 0.2
+
+
+_Event = tuple[str, int]
+"""Id and event time."""
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
@@ -72,13 +75,11 @@ def verify(request: Request, sample: Sample, connection: Connection, say: Say) -
         )
     spanned = replace(request, start=Bound(min(time for _, time in drawn), {}))
     found: list[Mismatch] = []
-    missing = dict(drawn)
     with backfill_topics(spanned, connection, say) as result:
         for vector in result.vectors:
-            served = missing.pop((vector.id, vector.event_time), None)
-            if served is not None:
+            for served in drawn.pop((vector.id, vector.event_time), ()):
                 found += compare(served, vector.features, request.names)
-    found += [Mismatch(id_, time, None, None, None) for id_, time in missing]
+    found += [Mismatch(id_, time, None, None, None) for id_, time in drawn]
     return replace(verdict, mismatches=tuple(sorted(found, key=lambda at: (at.event_time, at.id))))
 
 
@@ -93,10 +94,10 @@ def compare(served: Served, recomputed: list[float | None], names: tuple[str, ..
     ]
 
 
-def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[Mapping[tuple[str, int], Served], Verdict]:
+def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[dict[_Event, list[Served]], Verdict]:
     decode = msgspec.json.Decoder(Served).decode
     feature_set = feature_set_hash(request.pipeline)
-    kept: list[tuple[int, str, int, Served]] = []
+    kept: list[tuple[int, str, int, int, Served]] = []
     served = other = unreadable = 0
     start = None
     if sample.since is not None:
@@ -120,15 +121,17 @@ def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[Map
                     other += 1
                     continue
                 served += 1
-                entry = (-_rank(sample.seed, row.id), row.id, row.event_time, row)
+                entry = (-_rank(sample.seed, row.id), row.id, row.event_time, served, row)
                 if len(kept) < sample.size:
                     heapq.heappush(kept, entry)
                 elif entry[:3] > kept[0][:3]:
                     heapq.heapreplace(kept, entry)
             if reader.has_passed(ends) or (not records and reader.at_end()):
                 break
-    drawn = {(id_, time): row for _, id_, time, row in kept}
-    return drawn, Verdict(served, other, unreadable, len(drawn), ())
+    drawn: dict[_Event, list[Served]] = {}
+    for *_, row in kept:
+        drawn.setdefault((row.id, row.event_time), []).append(row)
+    return drawn, Verdict(served, other, unreadable, len(kept), ())
 
 
 def _rank(seed: int, id_: str) -> int:
