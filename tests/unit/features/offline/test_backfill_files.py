@@ -80,6 +80,10 @@ def test_vectors_are_those_of_the_live_chain_to_the_last_bit(
 ) -> None:
     vectors, position = computed(tmp_path, files)
     assert by_id(vectors) == live
+    known = [record for record in STREAM if b'"end' not in (record.value or b"")]
+    assert [vector.id for vector in vectors] == [
+        orjson.loads(at)["id"] for at in live_vectors(FRAUD, known, PARTITIONS)
+    ]
     assert len(live) > 1_400
     assert any(features[10] not in (0.0, 1.0) for _, features in live), "labels were there in time"
     assert position == {
