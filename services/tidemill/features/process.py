@@ -68,7 +68,7 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
     elif stage not in entities:
         raise ConfigurationError(
             f"pipeline {pipeline.name} has no feature stage {stage!r}",
-            hint=f"set TIDEMILL_STAGE to one of: {', '.join([*entities, OUTCOMES_STAGE])}",
+            hint=f"its stages (TIDEMILL_STAGE, --stage) are: {', '.join([*entities, OUTCOMES_STAGE])}",
         )
     elif stage == entities[0]:
         inputs, state = (InputTopic(pipeline.topic("events")), InputTopic(pipeline.topic("labels"))), f"{stage}-state"

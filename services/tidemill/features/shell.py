@@ -33,6 +33,8 @@ class KeyedStage:
         self._kept = pipeline.features.state == "changelog"
         self._engines: dict[int, WindowEngine] = {}
         self._pending: list[Record] = []
+        self.origins: list[int] = []
+        """For each record of the last flush's output, which of the records added before it came from."""
         self._metrics = metrics
         stage = self._definition
         self._late = f"event_time is more than {stage.lateness} ms older than the newest of this {stage.entity}"
@@ -48,6 +50,7 @@ class KeyedStage:
     def flush(self, now: float) -> Output:
         records, self._pending = self._pending, []
         output = Output()
+        self.origins = []
         if not records:
             return output
         columns = self._codec.decode([record.value if record.key else None for record in records])
@@ -121,9 +124,11 @@ class KeyedStage:
         write, refuse = out.records.append, out.dead.append
         for row, verdict in enumerate(status):
             if verdict == kernels.ACCEPTED:
+                self.origins.append(columns.rows[row])
                 write(OutRecord(topic, keys[row], next(encoded), times[row]))
             elif verdict == kernels.LABEL_ACCEPTED:
                 if not self._last:
+                    self.origins.append(columns.rows[row])
                     write(OutRecord(topic, keys[row], records[row].value, records[row].timestamp))
             elif verdict == kernels.LATE:
                 refuse(DeadLetter(records[row], "late", self._late))

@@ -139,6 +139,14 @@ def test_an_unreadable_record_costs_itself_only(customer: KeyedStage, value: byt
     assert said in output.dead[0].message
 
 
+def test_each_output_names_the_record_that_it_came_from(customer: KeyedStage) -> None:
+    bad = Record("fraud-events", 0, 7, NOON, b"c1", b"{")
+    through(customer, event("p1"), bad, event("p1"), label("p1"), event("p2", NOON - DAY_MS), event("p3"))
+    assert customer.origins == [0, 3, 5]
+    through(customer, bad)
+    assert customer.origins == []
+
+
 def test_a_record_without_a_key_is_refused(customer: KeyedStage) -> None:
     output = through(customer, event()._replace(key=None))
     assert [(dead.code, dead.message) for dead in output.dead] == [("bad_record", "has no key")]

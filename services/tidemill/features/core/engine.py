@@ -75,6 +75,21 @@ class WindowEngine:
         """Largest event time accepted so far in this partition."""
         return None if self._newest == _NOTHING_SEEN else self._newest
 
+    @property
+    def names(self) -> list[bytes]:
+        """Every key held, in the order of its bytes."""
+        return sorted(self._slots)
+
+    def rows_of(self, key: bytes) -> Int64s:
+        """int64[rows, kernels.PREFIX + V], oldest first: TS, ID and ARRIVAL as in the arena, then each column's own
+        value. A copy. Raises KeyError for a key that is not held."""
+        line = self._meta[self._slots[key]]
+        positions = np.arange(line[kernels.TAIL], line[kernels.HEAD])
+        rows: Int64s = self._arena[line[kernels.BASE] + (positions & (line[kernels.CAP] - 1))]
+        totals = line[kernels.FIXED : kernels.FIXED + self._definition.columns]
+        rows[:, kernels.PREFIX :] = np.diff(rows[:, kernels.PREFIX :], axis=0, append=totals[np.newaxis])
+        return rows
+
     def slide(
         self, keys: Sequence[bytes], times: Int64s, identities: Int64s, labels: Int64s, numbers: Int64s
     ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:

@@ -98,6 +98,12 @@ class OutcomeJoin:
         """Labels in memory."""
         return len(self._labels)
 
+    def holdings(self) -> tuple[list[Label], list[Shadow]]:
+        """The labels and scores that wait for a prediction, by event time then id; those already past are left out."""
+        horizon = self._horizon
+        labels = [label for label in self._labels.values() if label.event_time > horizon]
+        return sorted(labels, key=_by_time), sorted(self._shadows.values(), key=_by_time)
+
     @property
     def _horizon(self) -> int:
         return self._newest // GRID_MS * GRID_MS - GRACE_MS
@@ -213,6 +219,10 @@ class OutcomeJoin:
         self._shadows_saved = bool(self._shadows)
         # What was used is not in the log; in order, it is whatever the predictions have passed.
         self._unused = {label.id for label in self._labels.values() if label.event_time > self._newest}
+
+
+def _by_time(held: Label | Shadow) -> tuple[int, str]:
+    return held.event_time, held.id
 
 
 def _batch_key(number: int) -> bytes:

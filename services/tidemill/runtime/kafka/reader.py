@@ -1,7 +1,7 @@
 """Reads topics outside any consumer group: tools, audits, models, and whoever keeps positions elsewhere."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from confluent_kafka import (
@@ -25,10 +25,10 @@ Start = Literal["earliest", "latest"] | Mapping[Partition, int]
 
 
 class TopicReader:
-    """All partitions of `topics`, from `start`. One thread at a time. Blocks at construction for the metadata.
+    """All partitions of `topics`, or those numbered `only`, from `start`. One thread at a time.
 
-    A partition missing from a mapping `start` is read from its beginning. Raises TidemillError if a topic is missing
-    or Kafka does not answer.
+    Blocks at construction for the metadata. A partition missing from a mapping `start` is read from its beginning.
+    Raises TidemillError if a topic is missing or Kafka does not answer.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class TopicReader:
         isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
         options: Mapping[str, str] | None = None,
         start: Start = "earliest",
+        only: Collection[int] | None = None,
     ) -> None:
         settings = reading_settings(bootstrap_servers, options or {})
         settings |= {
@@ -51,7 +52,9 @@ class TopicReader:
         self._ends_seen: dict[Partition, int] = {}
         self._start = start
         try:
-            self.partitions: tuple[Partition, ...] = self._all(topics)
+            self.partitions: tuple[Partition, ...] = tuple(
+                partition for partition in self._all(topics) if only is None or partition[1] in only
+            )
             self._assign()
         except BaseException:
             self._consumer.close()

@@ -1,0 +1,124 @@
+"""All stages of a backfill, one after the other, each over its partitions in parallel processes.
+
+The first stage reads its input a partition at a time; each later one reads what the one before wrote for its partition,
+merged into the order in which the re-keyed topic would hold it. In between, items are on disk, so that memory is the
+windows of the partitions being worked on and nothing else, whatever the length of the input.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import Empty
+from typing import Any, Protocol
+
+from tidemill.domain.pipeline import Pipeline
+from tidemill.features.offline.items import Item, merged
+from tidemill.features.offline.spill import read_spill
+from tidemill.features.offline.stagerun import StageReport, StageTask, from_earlier, run_stage
+
+_LOOK_S = 0.2
+
+
+class Input(Protocol):
+    """Where the first stage's records come from. Instances travel to other processes."""
+
+    @property
+    def partitions(self) -> int: ...
+
+    def open(self, partition: int, stopped_at: dict[str, int]) -> Iterator[Item]:
+        """One partition's items in order. When they are used up, `stopped_at` says where they ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Stages 0 to `last` of `pipeline`. `partitions[i]` is the number of partitions of stage i's input."""
+
+    pipeline: Pipeline
+    last: int
+    partitions: Sequence[int]
+    folder: Path
+    workers: int
+
+    def run(self, source: Input, say: Callable[[str, int], None]) -> tuple[list[StageReport], dict[str, int]]:
+        """Blocks. `say(stage, records)` is called with what was taken since it was called last.
+
+        Returns a report a stage, and where the input stopped; the vectors are then in `vectors`.
+        """
+        reports, stopped_at = [], dict[str, int]()
+        for index in range(self.last + 1):
+            behind = self.partitions[index + 1] if index < self.last else 0
+            tasks = [
+                StageTask(self.pipeline, index, number, behind, self.folder) for number in range(self.partitions[index])
+            ]
+            entity = self.pipeline.features.stages[index].entity
+            earlier: Input | int = source if index == 0 else self.partitions[index - 1]
+            report = StageReport()
+            for done in self._results(tasks, earlier, partial(say, entity)):
+                report.records += done.records
+                report.vectors += done.vectors
+                report.refused.update(done.refused)
+                stopped_at |= done.stopped_at
+            reports.append(report)
+            for path in self.folder.glob(f"stage-{index - 1}-*.spill"):
+                path.unlink()
+        return reports, stopped_at
+
+    def vectors(self) -> Iterator[Item]:
+        """The wanted events with their features, as the last stage's topic would hold them, merged over partitions."""
+        tasks = [StageTask(self.pipeline, self.last, number, 0, self.folder) for number in range(self.partitions[-1])]
+        return merged([read_spill(task.output(0)) for task in tasks])
+
+    def _results(
+        self, tasks: Sequence[StageTask], earlier: Input | int, progress: Callable[[int], None]
+    ) -> Iterator[StageReport]:
+        workers = min(self.workers, len(tasks))
+        if workers <= 1:
+            for task in tasks:
+                yield _work(task, earlier, progress)
+            return
+        context = multiprocessing.get_context("spawn")
+        counts: Any = context.Queue()
+        with ProcessPoolExecutor(workers, context, _begin, (counts,)) as pool:
+            waiting = {pool.submit(_work_elsewhere, task, earlier) for task in tasks}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, _LOOK_S, FIRST_COMPLETED)
+                    _drain(counts, progress)
+                    for future in done:
+                        yield future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        _drain(counts, progress)
+
+
+def _work(task: StageTask, earlier: Input | int, progress: Callable[[int], None]) -> StageReport:
+    stopped_at: dict[str, int] = {}
+    items = from_earlier(task, earlier) if isinstance(earlier, int) else earlier.open(task.partition, stopped_at)
+    report = run_stage(task, items, progress)
+    report.stopped_at = stopped_at
+    return report
+
+
+_counts: Any = None
+"""In a worker process: the queue on which it tells how many records it has taken."""
+
+
+def _begin(counts: Any) -> None:
+    global _counts
+    _counts = counts
+
+
+def _work_elsewhere(task: StageTask, earlier: Input | int) -> StageReport:
+    return _work(task, earlier, _counts.put)
+
+
+def _drain(counts: Any, progress: Callable[[int], None]) -> None:
+    try:
+        while True:
+            progress(counts.get_nowait())
+    except Empty:
+        return

@@ -1,0 +1,166 @@
+"""The stages live on a real Kafka; then the same features from history, to the last bit, and the state beside them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from support.brokers import KafkaUnderTest, read_all
+from support.livechain import live_vectors
+from support.paymentstream import START, payments_and_labels
+from support.polling import eventually
+from tidemill.cli.__main__ import main
+from tidemill.domain.durations import DAY_MS
+from tidemill.domain.pipeline import Pipeline
+from tidemill.runtime.pipelinefile import load_pipeline, pipeline_text
+from tidemill.runtime.service import OutRecord
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
+
+PARTITIONS = 2
+WITHIN_S = 180.0
+MIDDLE = START + 25 * DAY_MS
+
+
+@dataclass(frozen=True)
+class System:
+    """A broker on which both stages have worked off a stream, and still run."""
+
+    kafka: str
+    file: str
+    pipeline: Pipeline
+    stream: list[OutRecord]
+
+    def served(self) -> list[dict[str, Any]]:
+        return [orjson.loads(record.value or b"") for record in read_all(self.kafka, self.pipeline.topic("features"))]
+
+
+@contextmanager
+def stage(system: System, name: str, folder: Path) -> Iterator[None]:
+    environment = {
+        **os.environ,
+        "TIDEMILL_STAGE": name,
+        "TIDEMILL_PIPELINE": system.file,
+        "TIDEMILL_BOOTSTRAP_SERVERS": system.kafka,
+        "TIDEMILL_DATA_DIR": str(folder / name),
+        "TIDEMILL_MAX_POLL_RECORDS": "500",
+    }
+    with (folder / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", "tidemill.features"], env=environment, stderr=log)
+        try:
+            yield
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def system(kafka: str, unique: str, tmp_path: Path) -> Iterator[System]:
+    file = tmp_path / "pipeline.yaml"
+    text, _ = pipeline_text("fraud")
+    file.write_text(text.replace("name: fraud\n", f"name: {unique}\n").replace("fraud-raw", f"{unique}-raw"))
+    pipeline = load_pipeline(str(file))
+    broker = KafkaUnderTest(kafka)
+    for role in ("events", "labels", "by-terminal", "features", "dlq"):
+        broker.create_topic(pipeline.topic(role), PARTITIONS)
+    for role in ("customer-state", "terminal-state"):
+        broker.create_topic(pipeline.topic(role), PARTITIONS, compacted=True)
+    stream = payments_and_labels(unique, PARTITIONS, count=4_000, days=50, seed=4)
+    broker.append(*stream)
+    made = System(kafka, str(file), pipeline, stream)
+    expected = len(live_vectors(load_pipeline("fraud"), [_of_fraud(at) for at in stream], PARTITIONS))
+    with stage(made, "customer", tmp_path), stage(made, "terminal", tmp_path):
+        eventually(lambda: len(made.served()) >= expected, within_s=WITHIN_S, every_s=0.5)
+        yield made
+
+
+def _of_fraud(record: OutRecord) -> OutRecord:
+    return record._replace(topic="fraud-" + record.topic.rpartition("-")[2])
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(system: System, capsys: pytest.CaptureFixture[str]) -> Run:
+    def command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main([*arguments, "--bootstrap-servers", system.kafka])
+        return (int(left.value.code or 0), *capsys.readouterr())
+
+    return command
+
+
+def vectors(pipeline: Pipeline, *files: Path) -> list[tuple[str, list[float | None]]]:
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return sorted((row["id"], [row[name] for name in pipeline.feature_names]) for row in rows)
+
+
+def test_history_gives_what_was_served_and_state_shows_what_is_held(system: System, run: Run, tmp_path: Path) -> None:
+    served = sorted((row["id"], row["features"]) for row in system.served())
+    whole, before, behind = (tmp_path / f"{name}.parquet" for name in ("whole", "before", "behind"))
+
+    code, out, err = run("features", "backfill", system.file, "--out", str(whole), "--workers", "2", "--json")
+    report = json.loads(out)
+    assert code == 0, err
+    assert vectors(system.pipeline, whole) == served
+    assert report["stages"]["customer"]["records"] == len(system.stream)
+
+    code, _, _ = run("features", "backfill", system.file, "--to", str(MIDDLE), "--out", str(before), "--workers", "1")
+    position = json.loads(pq.ParquetFile(before).metadata.metadata[b"tidemill.position"])
+    assert code == 0
+    assert set(position) == {f"{role}/{number}" for role in ("events", "labels") for number in range(PARTITIONS)}
+    bound = ",".join(f"{name}={offset}" for name, offset in sorted(position.items()))
+    for start in (bound, str(MIDDLE)):
+        code, _, _ = run("features", "backfill", system.file, "--from", start, "--out", str(behind), "--workers", "1")
+        assert code == 0
+        assert vectors(system.pipeline, before, behind) == served
+    code, out, _ = run("features", "backfill", system.file, "--to", bound, "--out", str(behind), "--workers", "2")
+    assert (code, f"the stream takes over at {bound}" in out) == (0, True)
+    assert vectors(system.pipeline, behind) == vectors(system.pipeline, before)
+
+    code, _, err = run("features", "backfill", system.file, "--from", "events/0=1", "--out", str(behind))
+    assert (code, "lacks events/1, labels/0, labels/1" in err) == (2, True)
+    far = bound.replace(f"events/0={position['events/0']}", "events/0=99999999")
+    code, _, err = run("features", "backfill", system.file, "--to", far, "--out", str(behind))
+    assert (code, "events/0=99999999 lies outside the log" in err) == (2, True)
+
+    verifying = ("features", "verify", system.file, "--topic", "features", "--sample", "300", "--json")
+    code, out, _ = run(*verifying)
+    assert (code, json.loads(out)["sampled"], json.loads(out)["mismatches"]) == (0, 300, [])
+    code, out, _ = run(*verifying, "--since", str(MIDDLE))
+    assert (code, json.loads(out)["served"]) == (0, sum(row["event_time"] >= MIDDLE for row in system.served()))
+    wrong = {**system.served()[-1], "id": "never"}
+    tampered = system.served()[-2]
+    tampered["features"][4] += 1e-9
+    records = [
+        OutRecord(system.pipeline.topic("features"), b"c", orjson.dumps(row), row["event_time"])
+        for row in (wrong, tampered)
+    ]
+    KafkaUnderTest(system.kafka).append(*records)
+    code, out, _ = run("features", "verify", system.file, "--topic", "features", "--sample", "9999", "--json")
+    found = {(at["id"], at["feature"]) for at in json.loads(out)["mismatches"]}
+    assert (code, found) == (1, {("never", None), (tampered["id"], "customer_mean_amount_1d")})
+    code, _, err = run("features", "verify", system.file, "--topic", "features", "--since", "2030-01-01")
+    assert (code, "no vector of feature set" in err) == (1, True)
+
+    code, out, _ = run("state", "ls", system.file, "--stage", "terminal", "--json")
+    listed = json.loads(out)
+    assert (code, listed["keys"]) == (0, 25)
+    key = listed["listed"][0]
+    code, out, _ = run("state", "show", system.file, key["key"], "--stage", "terminal", "--json")
+    assert (code, len(json.loads(out)["rows"])) == (0, key["rows"])
+    code, _, _ = run("state", "export", system.file, "--stage", "terminal", "--to", str(tmp_path / "state.parquet"))
+    assert (code, pq.read_table(tmp_path / "state.parquet").num_rows) == (0, listed["rows"])

@@ -1,0 +1,100 @@
+"""What `tidemill features explain` says is what the kernels do."""
+
+import json
+import re
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from tidemill.cli.__main__ import main
+from tidemill.domain.durations import parse_duration_ms
+from tidemill.domain.pipeline import FeatureSpec
+from tidemill.features.core import kernels
+from tidemill.features.core.definition import compile_stage
+from tidemill.features.core.engine import WindowEngine
+from tidemill.features.core.explanation import COSTS, explain, explain_feature, line_bytes, row_bytes
+from tidemill.runtime.pipelinefile import load_pipeline
+
+FRAUD = load_pipeline("fraud")
+
+
+def said_edges(interval: str) -> tuple[int, int]:
+    """(near, far) in ms of `(t − 8d, t − 7d]`."""
+    ends = re.fullmatch(r"\(t − (\w+), t(?: − (\w+))?\]", interval)
+    assert ends is not None
+    return parse_duration_ms(ends[2] or "0ms"), parse_duration_ms(ends[1])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_interval_is_the_one_that_the_kernel_is_given(index: int) -> None:
+    stage = compile_stage(FRAUD, index)
+    said = [feature.interval for feature in explain(FRAUD, 1).stages[index].features if feature.interval]
+    edges = stage.edges.tolist()
+    given = [(edges[line[kernels.SPEC_NEAR]], edges[line[kernels.SPEC_FAR]]) for line in stage.spec.tolist()]
+    assert [said_edges(interval) for interval in said] == given
+
+
+def test_every_feature_is_explained_in_the_order_of_the_vector() -> None:
+    features = [feature for stage in explain(FRAUD, 1).stages for feature in stage.features]
+    assert tuple(feature.name for feature in features) == FRAUD.feature_names
+    assert {feature.cost for feature in features} <= set(COSTS)
+    assert all(feature.definition and feature.null for feature in features)
+
+
+def literals(field: str) -> list[str]:
+    kinds = FeatureSpec.model_fields[field].annotation
+    return [value for kind in get_args(kinds) for value in get_args(kind)]
+
+
+@pytest.mark.parametrize("calendar", literals("calendar"))
+def test_every_calendar_fact_has_a_description(calendar: str) -> None:
+    feature = FeatureSpec.model_validate({"name": "f", "calendar": calendar})
+    assert explain_feature(FRAUD, "customer", feature).cost == "calendar"
+
+
+@pytest.mark.parametrize("aggregate", literals("aggregate"))
+def test_every_aggregate_has_a_description_without_gaps(aggregate: str) -> None:
+    feature = FeatureSpec.model_validate({"name": "f", "aggregate": aggregate, "field": "amount", "window": "1h"})
+    explained = explain_feature(FRAUD, "customer", feature)
+    assert explained.interval == "(t − 1h, t]"
+    assert explained.interval in explained.definition
+    assert not re.search(r"[{}]|None", explained.definition)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 64, 65])
+def test_the_example_of_memory_is_what_the_engine_takes(rows: int) -> None:
+    stage = compile_stage(FRAUD, 0)
+    engine = WindowEngine(stage)
+    numbers = np.zeros((rows, engine.number_fields), np.int64)
+    times = np.arange(rows, dtype=np.int64)
+    engine.slide([b"k"] * rows, times, times, np.full(rows, kernels.NOT_A_LABEL, np.int64), numbers)
+    ring = int(engine._meta[0, kernels.CAP])
+    assert (row_bytes(stage), line_bytes(stage)) == (engine._arena.strides[0], engine._meta.strides[0])
+    assert explain(FRAUD, rows).stages[0].example_bytes == engine._meta.strides[0] + ring * engine._arena.strides[0]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    return int(left.value.code or 0), capsys.readouterr().out
+
+
+def test_the_command_shows_definitions_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = run(capsys, "features", "explain", "fraud", "--rows", "60")
+    assert code == 0
+    assert "number of events of the terminal in (t − 8d, t − 7d]" in out
+    assert "3,192 at 60 rows" in out
+
+
+def test_the_command_writes_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = run(capsys, "features", "explain", "fraud", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert [stage["entity"] for stage in report["stages"]] == ["customer", "terminal"]
+    rate = report["stages"][1]["features"][1]
+    assert (rate["name"], rate["interval"], rate["cost"]) == (
+        "terminal_fraud_rate_1d",
+        "(t − 8d, t − 7d]",
+        "prefix sums",
+    )
