@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill.domain.pipeline import Pipeline
+from tidemill.features.config import OUTCOMES_STAGE
 from tidemill.features.core.holdings import Holdings, JoinHoldings, KeySummary, Row, WindowHoldings
-from tidemill.features.process import OUTCOMES_STAGE, service_spec
+from tidemill.features.process import service_spec
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Record
 

@@ -9,8 +9,8 @@ import pytest
 
 from tidemill.cli.__main__ import main
 from tidemill.domain.durations import parse_duration_ms
-from tidemill.domain.pipeline import FeatureSpec
-from tidemill.features.core import kernels
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.features.core import rings
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import WindowEngine
 from tidemill.features.core.explanation import COSTS, explain, explain_feature, line_bytes, row_bytes
@@ -30,8 +30,8 @@ def said_edges(interval: str) -> tuple[int, int]:
 def test_each_interval_is_the_one_that_the_kernel_is_given(index: int) -> None:
     stage = compile_stage(FRAUD, index)
     said = [feature.interval for feature in explain(FRAUD, 1).stages[index].features if feature.interval]
-    edges = stage.edges.tolist()
-    given = [(edges[line[kernels.SPEC_NEAR]], edges[line[kernels.SPEC_FAR]]) for line in stage.spec.tolist()]
+    edges = stage.tables.edges.tolist()
+    given = [(edges[near][0], edges[far][0]) for _, near, far, *_ in stage.tables.spec.tolist()]
     assert [said_edges(interval) for interval in said] == given
 
 
@@ -53,9 +53,38 @@ def test_every_calendar_fact_has_a_description(calendar: str) -> None:
     assert explain_feature(FRAUD, "customer", feature).cost == "calendar"
 
 
+SAID = {"name": "f", "field": "amount", "k": 3, "q": 0.5, "equals": "web", "where": "amount > 5"}
+
+
+@pytest.mark.parametrize(
+    ("window", "interval", "cost"),
+    [
+        ("7d", "(t − 7d, t]", "prefix sums"),
+        ({"type": "tumbling", "size": "1h"}, "[the last multiple of 1h at or before t, t]", "prefix sums"),
+        (
+            {"type": "hopping", "size": "1h", "hop": "10m"},
+            "[the last multiple of 10m at or before t − 50m, t]",
+            "prefix sums",
+        ),
+        (
+            {"type": "session", "gap": "5m", "within": "2h"},
+            "back from t to the first silence over 5m, 2h at most",
+            "walk",
+        ),
+        ({"type": "count", "last": 9, "within": "2d"}, "the last 9 at or before t, 2d old at most", "walk"),
+        ({"type": "decay", "half_life": "1h"}, "(t − 20h, t], weighted by 2^(−age / 1h)", "walk"),
+    ],
+)
+def test_every_window_is_written_out(window: object, interval: str, cost: str) -> None:
+    feature = FeatureSpec.model_validate({**SAID, "aggregate": "sum", "window": window})
+    explained = explain_feature(FRAUD, "customer", feature)
+    assert (explained.interval, explained.cost) == (interval, cost)
+    assert explained.definition.endswith(" where amount > 5")
+
+
 @pytest.mark.parametrize("aggregate", literals("aggregate"))
 def test_every_aggregate_has_a_description_without_gaps(aggregate: str) -> None:
-    feature = FeatureSpec.model_validate({"name": "f", "aggregate": aggregate, "field": "amount", "window": "1h"})
+    feature = FeatureSpec.model_validate({**SAID, "aggregate": aggregate, "window": "1h"})
     explained = explain_feature(FRAUD, "customer", feature)
     assert explained.interval == "(t − 1h, t]"
     assert explained.interval in explained.definition
@@ -66,10 +95,10 @@ def test_every_aggregate_has_a_description_without_gaps(aggregate: str) -> None:
 def test_the_example_of_memory_is_what_the_engine_takes(rows: int) -> None:
     stage = compile_stage(FRAUD, 0)
     engine = WindowEngine(stage)
-    numbers = np.zeros((rows, engine.number_fields), np.int64)
+    numbers = np.zeros((rows, len(stage.kept)), np.int64)
     times = np.arange(rows, dtype=np.int64)
-    engine.slide([b"k"] * rows, times, times, np.full(rows, kernels.NOT_A_LABEL, np.int64), numbers)
-    ring = int(engine._meta[0, kernels.CAP])
+    engine.slide([b"k"] * rows, times, times, np.full(rows, rings.NOT_A_LABEL, np.int64), numbers)
+    ring = int(engine._meta[0, rings.CAP])
     assert (row_bytes(stage), line_bytes(stage)) == (engine._arena.strides[0], engine._meta.strides[0])
     assert explain(FRAUD, rows).stages[0].example_bytes == engine._meta.strides[0] + ring * engine._arena.strides[0]
 

@@ -81,13 +81,14 @@ class WindowEngine:
         return sorted(self._slots)
 
     def rows_of(self, key: bytes) -> Int64s:
-        """int64[rows, kernels.PREFIX + V], oldest first: TS, ID and ARRIVAL as in the arena, then each column's own
+        """int64[rows, rings.PREFIX + V], oldest first: TS, ID and ARRIVAL as in the arena, then each column's own
         value. A copy. Raises KeyError for a key that is not held."""
         line = self._meta[self._slots[key]]
-        positions = np.arange(line[kernels.TAIL], line[kernels.HEAD])
-        rows: Int64s = self._arena[line[kernels.BASE] + (positions & (line[kernels.CAP] - 1))]
-        totals = line[kernels.FIXED : kernels.FIXED + self._definition.columns]
-        rows[:, kernels.PREFIX :] = np.diff(rows[:, kernels.PREFIX :], axis=0, append=totals[np.newaxis])
+        positions = np.arange(line[rings.TAIL], line[rings.HEAD], dtype=np.int64)
+        rows: Int64s = self._arena[line[rings.BASE] + (positions & (line[rings.CAP] - 1))]
+        totals: Int64s = line[rings.FIXED : rings.FIXED + self._definition.columns]
+        prefixes: Int64s = np.vstack([rows[:, rings.PREFIX :], totals[np.newaxis]])
+        rows[:, rings.PREFIX :] = prefixes[1:] - prefixes[:-1]
         return rows
 
     def slide(

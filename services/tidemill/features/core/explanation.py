@@ -1,25 +1,36 @@
 """What each feature of a pipeline means, costs and remembers, in words: derived from what the kernels are given.
 
-A new kind of feature is described in one of three tables: `_CALENDAR`, `_WINDOWS` (how a window is written as an
-interval) and `_AGGREGATES` (what is computed over it, when it is null, what it costs).
+A new kind of feature is described in one of three places: `_CALENDAR`, `_interval` (how a window is written) and
+`_AGGREGATES` (what is computed over it, when it is null, what it costs).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from tidemill.domain.durations import format_duration_ms
 from tidemill.domain.featureset import feature_set_hash
-from tidemill.domain.pipeline import FeatureSpec, Pipeline
-from tidemill.features.core import kernels
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.windows import (
+    CountWindow,
+    DecayWindow,
+    HoppingWindow,
+    SessionWindow,
+    SlidingWindow,
+    TumblingWindow,
+    Window,
+)
+from tidemill.features.core import rings
 from tidemill.features.core.definition import StageDefinition, compile_stage
 
-Cost = Literal["field", "calendar", "prefix sums", "walk"]
+Cost = Literal["field", "calendar", "prefix sums", "ends", "walk"]
 
 COSTS: Mapping[Cost, str] = {
     "field": "copied from the event",
     "calendar": "arithmetic on the event's own time",
     "prefix sums": "O(1): the difference of two prefix sums at two cursors, however many rows the window holds",
+    "ends": "the rows at one end of the window, until enough are found",
     "walk": "O(rows of the window): every row is looked at again for each event",
 }
 """Classes of work an event costs, cheapest first."""
@@ -66,7 +77,7 @@ class PipelineExplanation:
 
 
 class _Aggregate(NamedTuple):
-    """`definition` may name {entity}, {field}, {scale}, {label} and {interval}."""
+    """`definition` may name {field}, {scale}, {label}, {k}, {q}, {equals} and {events}, which are those it takes."""
 
     definition: str
     null: str
@@ -78,36 +89,69 @@ _CALENDAR: Mapping[str, str] = {
     "night": "1 if the event's time is from 00:00 to before 07:00, UTC; else 0",
 }
 
+_NULL = "null over no event"
+_ROUNDED = "{field}, each rounded to 1/{scale},"
 _AGGREGATES: Mapping[str, _Aggregate] = {
-    "count": _Aggregate(
-        "number of events of the {entity} in {interval}", f"{NEVER_NULL}: 0 over no event", "prefix sums"
-    ),
-    "sum": _Aggregate(
-        "sum of {field}, each rounded to 1/{scale}, over the events of the {entity} in {interval}",
-        f"{NEVER_NULL}: 0 over no event",
+    "count": _Aggregate("number of {events}", f"{NEVER_NULL}: 0 over no event", "prefix sums"),
+    "sum": _Aggregate(f"sum of {_ROUNDED} over the {{events}}", f"{NEVER_NULL}: 0 over no event", "prefix sums"),
+    "mean": _Aggregate(f"sum of {_ROUNDED} divided by the number of {{events}}", _NULL, "prefix sums"),
+    "std": _Aggregate(
+        f"population standard deviation of {_ROUNDED} over the {{events}}, exact but for one rounding",
+        _NULL,
         "prefix sums",
     ),
-    "mean": _Aggregate(
-        "sum of {field}, each rounded to 1/{scale}, divided by the number of events of the {entity} in {interval}",
-        "null over no event",
+    "min": _Aggregate(f"smallest {_ROUNDED} of the {{events}}", _NULL, "walk"),
+    "max": _Aggregate(f"largest {_ROUNDED} of the {{events}}", _NULL, "walk"),
+    "first": _Aggregate(f"{_ROUNDED} of the oldest of the {{events}}", _NULL, "ends"),
+    "last": _Aggregate(
+        f"{_ROUNDED} of the newest {{k}} of the {{events}}, the newest first", "null where there are fewer", "ends"
+    ),
+    "quantile": _Aggregate(
+        f"the value of {_ROUNDED} at rank ⌊{{q}}·(n − 1)⌋ of the {{events}}, within 1 % by a log-bucketed sketch",
+        _NULL,
+        "walk",
+    ),
+    "distinct": _Aggregate(
+        "number of different values of {field} in the {events}: exact up to 4,096, then HyperLogLog "
+        "with a standard error of 1.6 %",
+        _NULL,
+        "walk",
+    ),
+    "since_last": _Aggregate(
+        "seconds from the newest of the {events} but the event itself, to the event", "null without one", "ends"
+    ),
+    "ratio_to_mean": _Aggregate(
+        f"the event's own {{field}} divided by the mean of {_ROUNDED} over the {{events}}",
+        f"{_NULL}, and where the mean is 0",
         "prefix sums",
     ),
+    "share": _Aggregate("share of the {events} whose {field} is {equals!r}", _NULL, "prefix sums"),
     "label_rate": _Aggregate(
-        "share of the events of the {entity} in {interval} whose {label} is known to be 1; one without a label counts "
-        "as 0",
+        "share of the {events} whose {label} is known to be 1; one without a label counts as 0",
         f"{NEVER_NULL}: 0 over no event",
         "prefix sums",
     ),
 }
 
 
-def _sliding(feature: FeatureSpec) -> str:
-    near, far = feature.delay, feature.delay + (feature.window or 0)
-    end = f"t − {format_duration_ms(near)}" if near else "t"
-    return f"(t − {format_duration_ms(far)}, {end}]"
-
-
-_WINDOWS: Mapping[str, Callable[[FeatureSpec], str]] = {"sliding": _sliding}
+def _interval(window: Window, delay: int) -> str:
+    """How the window of an event at t is written; u is t less the delay."""
+    span = format_duration_ms
+    u = f"t − {span(delay)}" if delay else "t"
+    match window:
+        case SlidingWindow():
+            return f"(t − {span(delay + window.size)}, {u}]"
+        case TumblingWindow():
+            return f"[the last multiple of {span(window.size)} at or before {u}, {u}]"
+        case HoppingWindow():
+            before = f" − {span(window.size - window.hop)}" if window.size > window.hop else ""
+            return f"[the last multiple of {span(window.hop)} at or before {u}{before}, {u}]"
+        case SessionWindow():
+            return f"back from {u} to the first silence over {span(window.gap)}, {span(window.within)} at most"
+        case CountWindow():
+            return f"the last {window.last} at or before {u}, {span(window.within)} old at most"
+        case DecayWindow():
+            return f"(t − {span(delay + window.reach)}, {u}], weighted by 2^(−age / {span(window.half_life)})"
 
 
 def explain(pipeline: Pipeline, example_rows: int) -> PipelineExplanation:
@@ -123,7 +167,7 @@ def explain(pipeline: Pipeline, example_rows: int) -> PipelineExplanation:
                 retention=format_duration_ms(compiled.retention),
                 row_bytes=row,
                 line_bytes=line,
-                formula=f"{line} + {row} × rows rounded up to a power of two, at least {kernels.SMALLEST_RING}",
+                formula=f"{line} + {row} × rows rounded up to a power of two, at least {rings.SMALLEST_RING}",
                 example_rows=example_rows,
                 example_bytes=line + row * _ring(example_rows),
                 features=tuple(explain_feature(pipeline, stage.entity, feature) for feature in stage.features),
@@ -139,28 +183,33 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
     if feature.value is not None:
         definition = f"the event's {feature.value} as it came"
         return FeatureExplanation(feature.name, entity, definition, "", NEVER_NULL, "field")
-    aggregate = _AGGREGATES[feature.aggregate or ""]
-    interval = _WINDOWS["sliding"](feature)
+    assert feature.aggregate is not None and feature.shape is not None
+    aggregate = _AGGREGATES[feature.aggregate]
+    interval = _interval(feature.shape, feature.delay)
     number = pipeline.event.numbers.get(feature.field or "")
     definition = aggregate.definition.format(
-        entity=entity,
+        events=f"events of the {entity} in {interval}" + (f" where {feature.where}" if feature.where else ""),
         field=feature.field,
         scale=number.scale if number is not None else 1,
         label=pipeline.label.field,
-        interval=interval,
+        k=feature.k or 1,
+        q=feature.q,
+        equals=feature.equals,
     )
-    return FeatureExplanation(feature.name, entity, definition, interval, aggregate.null, aggregate.cost)
+    walks = isinstance(feature.shape, SessionWindow | CountWindow | DecayWindow)
+    cost: Cost = "walk" if walks else aggregate.cost
+    return FeatureExplanation(feature.name, entity, definition, interval, aggregate.null, cost)
 
 
 def row_bytes(stage: StageDefinition) -> int:
     """An event is a row, and its label, once known, another."""
-    return _WORD_BYTES * (kernels.PREFIX + stage.columns)
+    return _WORD_BYTES * (rings.PREFIX + stage.columns)
 
 
 def line_bytes(stage: StageDefinition) -> int:
     """What a key costs beside its rows."""
-    return _WORD_BYTES * (kernels.FIXED + stage.columns + len(stage.edges))
+    return _WORD_BYTES * (rings.FIXED + stage.columns + len(stage.tables.edges))
 
 
 def _ring(rows: int) -> int:
-    return max(kernels.SMALLEST_RING, int(1 << (rows - 1).bit_length()))
+    return max(rings.SMALLEST_RING, int(1 << (rows - 1).bit_length()))

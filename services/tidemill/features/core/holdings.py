@@ -6,10 +6,9 @@ Rows that have expired since their chunk was written are left out, as they are a
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-
 from tidemill.domain.pipeline import Pipeline
-from tidemill.features.core import kernels
+from tidemill.features.core import rings
+from tidemill.features.core.columns import Column, Condition
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import CHUNK_SUFFIX, WindowEngine
 from tidemill.features.core.join import OutcomeJoin
@@ -48,11 +47,19 @@ class Holdings(Protocol):
 class WindowHoldings:
     """A keyed stage: an event is a row, a label another. A correction's row holds the difference to the label before.
 
-    `arrival` numbers a key's rows in the order in which they came; number fields are in units, as in the event.
+    `arrival` numbers a key's rows in the order in which they came. What else a row holds is named after the field it
+    came from, with the filter that it passed: numbers in units as in the event, texts as their hashes, whether a
+    filter took the event as 1 or 0. Squares, which follow from the numbers, are left out.
     """
 
     def __init__(self, pipeline: Pipeline, index: int) -> None:
         self._stage = compile_stage(pipeline, index)
+        scales = dict(zip(self._stage.numbers, self._stage.scales, strict=True))
+        self._shown = [
+            _Shown(rings.PREFIX + rings.NUMBERS + at, column, scales)
+            for at, column in enumerate(self._stage.kept)
+            if column.kind not in ("square_low", "square_high")
+        ]
         self.columns: Mapping[str, ColumnType] = {
             "key": "text",
             "event_time": "integer",
@@ -60,7 +67,7 @@ class WindowHoldings:
             "kind": "text",
             "id_hash": "text",
             "label": "integer",
-            **dict.fromkeys(self._stage.numbers, "number"),
+            **{shown.title: shown.type for shown in self._shown},
         }
 
     def summaries(self, entries: Entries) -> Iterator[KeySummary]:
@@ -70,35 +77,59 @@ class WindowHoldings:
             sizes[name] = sizes.get(name, 0) + len(key) + len(value)
         engine = self._restored(entries)
         for name in engine.names:
-            times = engine.rows_of(name)[:, kernels.TS]
-            yield KeySummary(_text(name), len(times), int(times[0]), int(times[-1]), sizes[name])
+            times = engine.rows_of(name)[:, rings.TS].tolist()
+            yield KeySummary(_text(name), len(times), times[0], times[-1], sizes[name])
 
     def rows(self, entries: Entries, key: str | None = None) -> Iterator[Row]:
         if key is not None:
             wanted = key.encode()
             entries = {entry: value for entry, value in entries.items() if entry[:-CHUNK_SUFFIX] == wanted}
         engine = self._restored(entries)
-        first_number = kernels.PREFIX + kernels.NUMBERS
         for name in engine.names:
-            held = engine.rows_of(name)
-            hashes = held[:, kernels.ID].astype(np.uint64).tolist()
-            numbers = (held[:, first_number:] / np.array(self._stage.scales, np.float64)).tolist()
-            for row, id_hash, values in zip(held.tolist(), hashes, numbers, strict=True):
-                is_label = row[kernels.ARRIVAL] & 1
+            for row in engine.rows_of(name).tolist():
+                is_label = row[rings.ARRIVAL] & 1
                 yield {
                     "key": _text(name),
-                    "event_time": row[kernels.TS],
-                    "arrival": row[kernels.ARRIVAL] >> 1,
+                    "event_time": row[rings.TS],
+                    "arrival": row[rings.ARRIVAL] >> 1,
                     "kind": "label" if is_label else "event",
-                    "id_hash": f"{id_hash:016x}",
-                    "label": row[kernels.PREFIX + kernels.LABEL] if is_label else None,
-                    **dict(zip(self._stage.numbers, [None] * len(values) if is_label else values, strict=True)),
+                    "id_hash": _hex(row[rings.ID]),
+                    "label": row[rings.PREFIX + rings.LABEL] if is_label else None,
+                    **{shown.title: None if is_label else shown.of(row) for shown in self._shown},
                 }
 
     def _restored(self, entries: Entries) -> WindowEngine:
         engine = WindowEngine(self._stage)
         engine.restore(entries.items())
         return engine
+
+
+class _Shown:
+    """A value column of a row, for people."""
+
+    def __init__(self, at: int, column: Column, scales: Mapping[str, int]) -> None:
+        where = " and ".join(_condition(condition, scales) for condition in column.where)
+        self._at = at
+        self._kind = column.kind
+        self._scale = scales.get(column.field or "", 1)
+        name = {"taken": "taken", "label": "label"}.get(column.kind, column.field or "")
+        self.title = f"{name} where {where}" if where else name
+        self.type: ColumnType = {"value": "number", "text": "text"}.get(column.kind, "integer")  # type: ignore[assignment]
+
+    def of(self, row: list[int]) -> str | int | float:
+        value = row[self._at]
+        if self._kind == "value":
+            return value / self._scale
+        return _hex(value) if self._kind == "text" else value
+
+
+def _condition(condition: Condition, scales: Mapping[str, int]) -> str:
+    bound = _hex(condition.bound) if condition.of_text else f"{condition.bound / scales[condition.field]:g}"
+    return f"{condition.field} {condition.operator} {bound}"
+
+
+def _hex(value: int) -> str:
+    return f"{value & 0xFFFF_FFFF_FFFF_FFFF:016x}"
 
 
 class JoinHoldings:
