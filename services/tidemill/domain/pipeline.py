@@ -90,7 +90,8 @@ class IngestSpec(Section):
 
 
 class FeatureSpec(Section):
-    """One feature: a calendar fact, an event field, or an aggregate over (t − delay − window, t − delay]."""
+    """One feature: a calendar fact, an event field, an aggregate over (t − delay − window, t − delay], or an expression
+    over other features and number fields."""
 
     name: FieldName
     calendar: Literal["weekend", "night"] | None = None
@@ -99,6 +100,9 @@ class FeatureSpec(Section):
     field: FieldName | None = Field(None, description="what sum and mean aggregate")
     window: DurationMs | None = None
     delay: DurationMs = 0
+    expression: str | None = Field(
+        None, description="such as log(amount / mean_7d), over features of this or an earlier stage and number fields"
+    )
 
 
 class StageSpec(Section):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tidemill.domain.derivedrules import derived_mistakes
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, structure_mistakes
 from tidemill.domain.sourcerules import source_mistakes
@@ -115,7 +116,12 @@ def _read(text: str) -> tuple[Pipeline | None, list[Problem]]:
 
 
 def _mistakes(pipeline: Pipeline) -> list[Mistake]:
-    return [*structure_mistakes(pipeline), *source_mistakes(pipeline), *contract_mistakes(pipeline)]
+    return [
+        *structure_mistakes(pipeline),
+        *derived_mistakes(pipeline),
+        *source_mistakes(pipeline),
+        *contract_mistakes(pipeline),
+    ]
 
 
 def _without(data: dict[str, Any], wrong: list[Path]) -> Pipeline | None:

@@ -19,6 +19,7 @@ from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.pipeline import Pipeline
 from tidemill.features.core import kernels
 from tidemill.features.core.definition import StageDefinition
+from tidemill.features.core.derivation import evaluate
 from tidemill.features.core.kernels import Int64s
 
 _HOUR_MS = 3_600_000
@@ -43,6 +44,8 @@ class Columns:
     numbers: Int64s
     """int64[n, numbers]: those that windows aggregate, in fixed point."""
     next_keys: list[bytes]
+    earlier: NDArray[np.float64]
+    """float64[n, earlier features]: what earlier stages made, NaN where null; no columns if nothing reads them."""
     faults: list[tuple[int, str]]
     """(record, what is wrong with it) of those left out."""
 
@@ -65,8 +68,11 @@ class StageCodec:
             ("feature_set", str, ""),
             *((name, float, np.nan) for name in numbers),
         ]
+        if definition.earlier:
+            members.append(("made", list[float | None], []))
         names = {"identity": "id", "time": "event_time", "next_key": entity, "feature_set": "fs"}
         names |= {"label": pipeline.label.field, **dict(zip(numbers, fields, strict=True))}
+        names |= {"made": "features"} if definition.earlier else {}
         row = msgspec.defstruct("Row", members, rename=names, gc=False)
         self._decode: Any = msgspec.json.Decoder(row).decode
         self._definition = definition
@@ -98,11 +104,12 @@ class StageCodec:
                     row.feature_set == self._hash and (values[kept[at]] or b"")[-2:] == b"]}"
                 ):
                     bad[at] = True
+        earlier = self._earlier(rows, events, bad)
         if bad.any():
             faults += [(kept[at], self._fault(rows[at], raw[at])) for at in np.flatnonzero(bad).tolist()]
             good = np.flatnonzero(~bad)
             rows, kept = [rows[at] for at in good.tolist()], [kept[at] for at in good.tolist()]
-            labels, raw, scaled = labels[good], raw[good], scaled[good]
+            labels, raw, scaled, earlier = labels[good], raw[good], scaled[good], earlier[good]
         return Columns(
             rows=kept,
             times=np.array([row.time for row in rows], np.int64),
@@ -111,8 +118,21 @@ class StageCodec:
             raw=raw,
             numbers=np.rint(scaled).astype(np.int64),
             next_keys=[row.next_key.encode() for row in rows],
+            earlier=earlier,
             faults=faults,
         )
+
+    def _earlier(self, rows: Sequence[Any], events: NDArray[np.bool_], bad: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Marks in `bad` the events that do not hold as many features as earlier stages make."""
+        width = len(self._definition.earlier)
+        found = np.full((len(rows), width), np.nan)
+        if width:
+            for at in np.flatnonzero(events).tolist():
+                if len(rows[at].made) == width:
+                    found[at] = rows[at].made
+                else:
+                    bad[at] = True
+        return found
 
     def _decode_each(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[int], list[tuple[int, str]]]:
         rows: list[Any] = []
@@ -151,7 +171,20 @@ class StageCodec:
                 out[:, at] = (columns.times // DAY_MS + 3) % 7 >= 5
             else:
                 out[:, at] = columns.times // _HOUR_MS % 24 <= 6
+        if stage.derived:
+            self._derive(columns, out)
         return out
+
+    def _derive(self, columns: Columns, out: NDArray[np.float64]) -> None:
+        stage = self._definition
+        known = {field: columns.raw[:, at] for at, field in enumerate(stage.fields)}
+        own = {at for at, _ in stage.derived}
+        made = {name: columns.earlier[:, at] for at, name in enumerate(stage.earlier)}
+        made |= {name: out[:, at] for at, name in enumerate(stage.names) if at not in own}
+        for at, expression in stage.derived:
+            # Not made yet, its own name means the event's field.
+            out[:, at] = evaluate(expression, {**known, **made}, len(out))
+            made[stage.names[at]] = out[:, at]
 
     def encode(self, values: Sequence[bytes], matrix: NDArray[np.float64]) -> list[bytes]:
         """Each input with its row of features spliced in; NaN becomes null. `features` stays the last member."""

@@ -14,11 +14,12 @@ from tidemill.domain.pipeline import FeatureSpec, Pipeline
 from tidemill.features.core import kernels
 from tidemill.features.core.definition import StageDefinition, compile_stage
 
-Cost = Literal["field", "calendar", "prefix sums", "walk"]
+Cost = Literal["field", "calendar", "expression", "prefix sums", "walk"]
 
 COSTS: Mapping[Cost, str] = {
     "field": "copied from the event",
     "calendar": "arithmetic on the event's own time",
+    "expression": "arithmetic on other columns of the same event",
     "prefix sums": "O(1): the difference of two prefix sums at two cursors, however many rows the window holds",
     "walk": "O(rows of the window): every row is looked at again for each event",
 }
@@ -139,6 +140,9 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
     if feature.value is not None:
         definition = f"the event's {feature.value} as it came"
         return FeatureExplanation(feature.name, entity, definition, "", NEVER_NULL, "field")
+    if feature.expression is not None:
+        null = "null where an input is null, or beyond a function's domain (x ÷ 0, log of 0 or less)"
+        return FeatureExplanation(feature.name, entity, feature.expression.strip(), "", null, "expression")
     aggregate = _AGGREGATES[feature.aggregate or ""]
     interval = _WINDOWS["sliding"](feature)
     number = pipeline.event.numbers.get(feature.field or "")
