@@ -27,7 +27,7 @@ def _evaluate(expression: Expression, columns: Mapping[str, Column], rows: int) 
         case Number(value):
             return np.full(rows, value)
         case Name(name):
-            # Contiguous: numpy has other code, with another last bit, for strided logarithms.
+            # Contiguous: for strided columns numpy may take other code, with another last bit of a logarithm.
             return np.ascontiguousarray(columns[name])
         case Negative(operand):
             return -_evaluate(operand, columns, rows)
