@@ -12,14 +12,14 @@ import jsonschema_rs
 import pytest
 from ruamel.yaml import YAML
 
-from tidemill.domain import featurerules, pipelinerules, sourcerules
+from tidemill.domain import derivedrules, featurerules, pipelinerules, sourcerules
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import pipelinecontracts
 from tidemill.runtime.pipelinefile import Problem, load_pipeline, parse_pipeline, pipeline_text, problems
 from tidemill_schemas import pipeline_schema
 
 SHIPPED = pipeline_text("fraud")[0]
-RULE_MODULES = (pipelinerules, featurerules, sourcerules, pipelinecontracts)
+RULE_MODULES = (pipelinerules, featurerules, derivedrules, sourcerules, pipelinecontracts)
 
 # What is replaced in the shipped file, by what; the path of the mistake, and part of what is said.
 RULES: dict[str, tuple[str, str, str, str]] = {
@@ -43,6 +43,28 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     ),
     "feature of no kind": (", calendar: night", "", "features.stages.0.features.2", "none of them"),
     "value of an unknown field": ("value: amount", "value: sum", "features.stages.0.features.0.value", "'sum'"),
+    "expression that cannot be read": (
+        *("calendar: night", "expression: amount * (2", "features.stages.0.features.2.expression"),
+        "column 12 of 'amount * (2': ')' is missing",
+    ),
+    "expression over an unknown name": (
+        *("calendar: night", "expression: log(amout)", "features.stages.0.features.2.expression"),
+        "column 5 of 'log(amout)': unknown name 'amout'; did you mean 'amount'?",
+    ),
+    "expression over a later stage": (
+        *("calendar: night", "expression: terminal_count_1d + 1", "features.stages.0.features.2.expression"),
+        "is a feature of the later stage 'terminal'",
+    ),
+    "expression over itself": (
+        *("calendar: night", "expression: night + 1", "features.stages.0.features.2.expression"),
+        "'night' is the feature itself, and no number field",
+    ),
+    "expressions in a circle": (
+        "{name: night, calendar: night}",
+        "{name: night, expression: day}\n        - {name: day, expression: 1 - night}",
+        "features.stages.0.features.2.expression",
+        "goes in a circle: night → day → night",
+    ),
     "window without an aggregate": (
         *("calendar: night", "calendar: night, window: 1d", "features.stages.0.features.2.window"),
         "window is for aggregates",

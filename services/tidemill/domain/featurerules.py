@@ -57,17 +57,19 @@ def feature_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
 
 def _feature(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
     numbers = pipeline.event.numbers
-    kinds = [kind for kind in ("calendar", "value", "aggregate") if getattr(feature, kind) is not None]
+    kinds = [kind for kind in ("calendar", "value", "aggregate", "expression") if getattr(feature, kind) is not None]
     if len(kinds) != 1:
         said = "has " + " and ".join(kinds) if kinds else "has none of them"
-        yield Mistake(path, f"feature {feature.name!r} needs one of calendar, value and aggregate, and {said}")
+        yield Mistake(
+            path, f"feature {feature.name!r} needs one of calendar, value, aggregate and expression, and {said}"
+        )
         return
     if feature.value is not None and feature.value not in numbers:
         yield Mistake((*path, "value"), f"unknown field {feature.value!r}; event.numbers has {listed(numbers)}")
     if feature.aggregate is None:
         for name in ("field", "window", "delay", "where", "k", "q", "equals"):
             if getattr(feature, name):
-                yield Mistake((*path, name), f"{name} is for aggregates; {feature.name!r} is a {kinds[0]}")
+                yield Mistake((*path, name), f"{name} is for aggregates; {feature.name!r} has {kinds[0]}")
         return
     yield from _field(pipeline, feature, path)
     yield from _options(feature, path)

@@ -9,7 +9,7 @@ from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
 
-_OPTIONAL = ("where", "k", "q", "equals")
+_OPTIONAL = ("where", "k", "q", "equals", "expression")
 """Left out of the document where they are not said, so that a feature that says none keeps its name."""
 
 

@@ -27,7 +27,8 @@ Aggregate = Literal[
 
 
 class FeatureSpec(Section):
-    """One feature: a calendar fact, an event field, or an aggregate over a window of the key's events (`windows`).
+    """One feature: a calendar fact, an event field, an expression over other features and number fields (language:
+    `expressions`), or an aggregate over a window of the key's events (`windows`).
 
     The window decides which events are looked at, `where` which of those the aggregate takes. With n of them:
 
@@ -54,6 +55,9 @@ class FeatureSpec(Section):
     k: int | None = Field(None, ge=1, le=64, description="how many values last keeps; 1 if left out")
     q: float | None = Field(None, ge=0, le=1, description="which quantile: 0.5 is the median")
     equals: str | None = Field(None, description="the value of `field` whose share is taken")
+    expression: str | None = Field(
+        None, description="such as log(amount / mean_7d), over features of this or an earlier stage and number fields"
+    )
 
     @property
     def shape(self) -> Window | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tidemill.domain.derivedrules import derived_mistakes
 from tidemill.domain.featurerules import feature_mistakes
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, structure_mistakes
@@ -119,6 +120,7 @@ def _mistakes(pipeline: Pipeline) -> list[Mistake]:
     return [
         *structure_mistakes(pipeline),
         *feature_mistakes(pipeline),
+        *derived_mistakes(pipeline),
         *source_mistakes(pipeline),
         *contract_mistakes(pipeline),
     ]

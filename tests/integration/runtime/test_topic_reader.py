@@ -21,8 +21,9 @@ class Log:
 
     def __init__(self, servers: str, name: str) -> None:
         self.servers, self.topic, self.written = servers, name, 0
-        admin = AdminClient({"bootstrap.servers": servers})
-        admin.create_topics([NewTopic(name, 1, 1)])[name].result(30)
+        admin = AdminClient({"bootstrap.servers": servers})  # it must live until the answer is there
+        made = admin.create_topics([NewTopic(name, 1, 1)])
+        made[name].result(30)
         self._producer = Producer({"bootstrap.servers": servers, "transactional.id": uuid.uuid4().hex})
         self._producer.init_transactions(30)
 

@@ -19,6 +19,7 @@ from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.pipeline import Pipeline
 from tidemill.features.core.columns import fill, hash_texts
 from tidemill.features.core.definition import StageDefinition
+from tidemill.features.core.derivation import evaluate
 from tidemill.features.core.rings import NOT_A_LABEL, Int64s
 
 _HOUR_MS = 3_600_000
@@ -40,6 +41,8 @@ class Columns:
     numbers: Int64s
     """int64[n, kept]: what each row contributes to the value columns of the engine."""
     next_keys: list[bytes]
+    earlier: NDArray[np.float64]
+    """float64[n, earlier features]: what earlier stages made, NaN where null; no columns if nothing reads them."""
     faults: list[tuple[int, str]]
     """(record, what is wrong with it) of those left out."""
 
@@ -65,9 +68,12 @@ class StageCodec:
             *((name, float, np.nan) for name in numbers),
             *((name, str | None, None) for name in further.values()),
         ]
+        if definition.earlier:
+            members.append(("made", list[float | None], []))
         names = {"identity": "id", "time": "event_time", "next_key": entity, "feature_set": "fs"}
         names |= {"label": pipeline.label.field, **dict(zip(numbers, fields, strict=True))}
         names |= {attribute: name for name, attribute in further.items()}
+        names |= {"made": "features"} if definition.earlier else {}
         row = msgspec.defstruct("Row", members, rename=names, gc=False)
         self._decode: Any = msgspec.json.Decoder(row).decode
         self._definition = definition
@@ -106,11 +112,12 @@ class StageCodec:
                     row.feature_set == self._hash and (values[kept[at]] or b"")[-2:] == b"]}"
                 ):
                     good[at] = False
+        earlier = self._earlier(rows, labels == NOT_A_LABEL, good)
         if not good.all():
             faults += [(kept[at], self._fault(rows[at], raw[at])) for at in np.flatnonzero(~good).tolist()]
             chosen = np.flatnonzero(good)
             rows, kept = [rows[at] for at in chosen.tolist()], [kept[at] for at in chosen.tolist()]
-            labels, raw = labels[chosen], raw[chosen]
+            labels, raw, earlier = labels[chosen], raw[chosen], earlier[chosen]
         return Columns(
             rows=kept,
             times=np.array([row.time for row in rows], np.int64),
@@ -119,6 +126,7 @@ class StageCodec:
             raw=raw,
             numbers=self._contributions(rows, raw),
             next_keys=[row.next_key.encode() for row in rows],
+            earlier=earlier,
             faults=faults,
         )
 
@@ -131,6 +139,18 @@ class StageCodec:
         numbers = {name: fixed[:, at] for at, name in enumerate(stage.numbers)}
         texts = {name: hash_texts([text(row) or "" for row in rows]) for name, text in self._texts}
         return fill(stage.kept, numbers, texts, len(rows))
+
+    def _earlier(self, rows: Sequence[Any], events: NDArray[np.bool_], good: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Unmarks in `good` the events that do not hold as many features as earlier stages make."""
+        width = len(self._definition.earlier)
+        found = np.full((len(rows), width), np.nan)
+        if width:
+            for at in np.flatnonzero(events).tolist():
+                if len(rows[at].made) == width:
+                    found[at] = rows[at].made
+                else:
+                    good[at] = False
+        return found
 
     def _decode_each(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[int], list[tuple[int, str]]]:
         rows: list[Any] = []
@@ -175,7 +195,20 @@ class StageCodec:
                 out[:, at] = (columns.times // DAY_MS + 3) % 7 >= 5
             else:
                 out[:, at] = columns.times // _HOUR_MS % 24 <= 6
+        if stage.derived:
+            self._derive(columns, out)
         return out
+
+    def _derive(self, columns: Columns, out: NDArray[np.float64]) -> None:
+        stage = self._definition
+        known = {field: columns.raw[:, at] for at, field in enumerate(stage.fields)}
+        own = {at for at, _ in stage.derived}
+        made = {name: columns.earlier[:, at] for at, name in enumerate(stage.earlier)}
+        made |= {name: out[:, at] for at, name in enumerate(stage.names) if at not in own}
+        for at, expression in stage.derived:
+            # Not made yet, its own name means the event's field.
+            out[:, at] = evaluate(expression, {**known, **made}, len(out))
+            made[stage.names[at]] = out[:, at]
 
     def encode(self, values: Sequence[bytes], matrix: NDArray[np.float64]) -> list[bytes]:
         """Each input with its row of features spliced in; NaN becomes null. `features` stays the last member."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
+from tidemill.domain.derivedrules import evaluation_order
 from tidemill.domain.durations import DAY_MS
+from tidemill.domain.expressions import Expression
+from tidemill.domain.expressions import names as expression_names
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
@@ -86,6 +89,12 @@ class StageDefinition:
     retention: int
     expiry_grid: int
     """Idle keys are forgotten when the partition's newest event time crosses a multiple of this."""
+    derived: tuple[tuple[int, Expression], ...] = ()
+    """(matrix column, expression), each behind those it reads."""
+    derived_fields: tuple[str, ...] = ()
+    """Event fields that expressions read."""
+    earlier: tuple[str, ...] = ()
+    """Names of the vector that earlier stages made, in its order; empty if no expression reads one of them."""
 
     @property
     def columns(self) -> int:
@@ -99,7 +108,7 @@ class StageDefinition:
     @property
     def fields(self) -> tuple[str, ...]:
         """The numeric event fields this stage reads, each once; the first ones are `numbers`."""
-        return tuple(dict.fromkeys((*self.numbers, *(field for _, field in self.values))))
+        return tuple(dict.fromkeys((*self.numbers, *(field for _, field in self.values), *self.derived_fields)))
 
     @property
     def fingerprint(self) -> int:
@@ -232,6 +241,12 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     kept = tuple(compiler.kept)
     numbers = fields_of(kept, texts=False)
     retention = max([features.label_lateness, *(feature.look_back for feature in windowed)]) + late
+    derived = evaluation_order(stage)
+    before = tuple(name for one in features.stages[:index] for feature in one.features for name in feature.columns)
+    read = {(feature, name.name) for feature, tree in derived for name in expression_names(tree)}
+    made_before = {name for _, name in read}.intersection(before)
+    # A feature of the name goes before a field, but for its own expression.
+    of_event = {name for feature, name in read if name not in before and (name == feature or name not in names)}
     return StageDefinition(
         index=index,
         entity=stage.entity,
@@ -247,4 +262,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         lateness=late,
         retention=retention,
         expiry_grid=max(60_000, min(DAY_MS, retention // 4)),
+        derived=tuple((names.index(name), tree) for name, tree in derived),
+        derived_fields=tuple(field for field in pipeline.event.numbers if field in of_event),
+        earlier=before if made_before else (),
     )

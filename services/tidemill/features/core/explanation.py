@@ -24,11 +24,12 @@ from tidemill.domain.windows import (
 from tidemill.features.core import rings
 from tidemill.features.core.definition import StageDefinition, compile_stage
 
-Cost = Literal["field", "calendar", "prefix sums", "ends", "walk"]
+Cost = Literal["field", "calendar", "expression", "prefix sums", "ends", "walk"]
 
 COSTS: Mapping[Cost, str] = {
     "field": "copied from the event",
     "calendar": "arithmetic on the event's own time",
+    "expression": "arithmetic on other columns of the same event",
     "prefix sums": "O(1): the difference of two prefix sums at two cursors, however many rows the window holds",
     "ends": "the rows at one end of the window, until enough are found",
     "walk": "O(rows of the window): every row is looked at again for each event",
@@ -183,6 +184,9 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
     if feature.value is not None:
         definition = f"the event's {feature.value} as it came"
         return FeatureExplanation(feature.name, entity, definition, "", NEVER_NULL, "field")
+    if feature.expression is not None:
+        null = "null where an input is null, or beyond a function's domain (x ÷ 0, log of 0 or less)"
+        return FeatureExplanation(feature.name, entity, feature.expression.strip(), "", null, "expression")
     assert feature.aggregate is not None and feature.shape is not None
     aggregate = _AGGREGATES[feature.aggregate]
     interval = _interval(feature.shape, feature.delay)
