@@ -120,14 +120,16 @@ class TopicReader:
 
     def _bisect(self, partition: Partition, marks: Watermarks, timestamp_ms: int) -> int:
         low, high = marks
+        answer = high
         while low < high:
             middle = (low + high) // 2
             found = self._first_from(partition, middle)
             if found is None or found.timestamp >= timestamp_ms:
-                high = middle
+                # What is found may stand behind `middle`: there are offsets of markers, which are no records.
+                high, answer = middle, marks.high if found is None else found.offset
             else:
                 low = found.offset + 1
-        return low
+        return answer
 
     def _first_from(self, partition: Partition, offset: int) -> Record | None:
         """The first record at or after `offset`; None where only markers follow."""
