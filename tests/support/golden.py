@@ -46,6 +46,11 @@ class Transactions:
     amounts: NDArray[np.float64]
     frauds: NDArray[np.int64]
 
+    def until(self, row: int) -> "Transactions":
+        """The first rows."""
+        columns = (self.ids, self.times, self.customers, self.terminals, self.amounts, self.frauds)
+        return Transactions(*(column[:row] for column in columns))
+
 
 def load_transactions(folder: Path, from_day: int) -> Transactions:
     table = csv.read_csv(folder / "transactions.csv.gz")
