@@ -16,12 +16,13 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
+from support.brokers import read_all
 from support.polling import eventually
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.model import Activation, Manifest, decode, join_chunks, parse_chunk_key
 from tidemill.domain.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, read_key
 from tidemill.retrain.core.records import Decision, decode_decision
-from tidemill.runtime.kafka import Admin, PlainProducer, TopicReader
+from tidemill.runtime.kafka import Admin, PlainProducer
 from tidemill.runtime.pipelinefile import parse_pipeline, pipeline_text
 from tidemill.runtime.service import OutRecord, Record
 from tidemill.runtime.topics import apply, plan
@@ -33,17 +34,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
 WITHIN_S = 240.0
 ROWS_A_DAY = 150
-
-
-def read_to_end(reader: TopicReader) -> list[Record]:
-    """Everything that there is; closes the reader."""
-    found: list[Record] = []
-    try:
-        while not reader.at_end():
-            found += reader.poll(1_000, 0.1)
-    finally:
-        reader.close()
-    return found
 
 
 class Ground:
@@ -129,12 +119,12 @@ class Ground:
         producer.produce(topic, value, b"alarm", timestamp=day(18))
         assert producer.flush(30) == 0
         producer.abort_transaction(30)
-        uncommitted = TopicReader(self.servers, [topic], isolation="read_uncommitted")
-        found = [record for record in read_to_end(uncommitted) if b"alarm/aborted" in (record.value or b"")]
+        uncommitted = read_all(self.servers, topic, committed=False)
+        found = [record for record in uncommitted if b"alarm/aborted" in (record.value or b"")]
         assert len(found) == 1, "it must be on the log for the test to mean anything"
 
     def read(self, role: str) -> list[Record]:
-        return read_to_end(TopicReader(self.servers, [self.pipeline.topic(role)]))
+        return read_all(self.servers, self.pipeline.topic(role))
 
     def decisions(self) -> list[Decision]:
         return [decode_decision(record.value or b"") for record in self.read("decisions")]

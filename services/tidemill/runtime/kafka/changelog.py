@@ -31,21 +31,20 @@ def read_changelog(
 
     `copies` holds what a standby has read of some of them already; it is used up.
     """
-    latest: dict[int, dict[bytes, bytes]] = {number: {} for _, number in marks}
-    marks = dict(marks)
-    for (topic, number), mark in marks.items():
-        copy = (copies or {}).get(number)
-        if copy is not None and mark.low <= copy.position <= mark.high:  # else it is of a topic that was made anew
-            latest[number] = copy.latest
-            marks[topic, number] = Watermarks(copy.position, mark.high)
-    waiting = {partition: mark for partition, mark in marks.items() if mark.high > mark.low}
-    total = sum(mark.high - mark.low for mark in waiting.values())
+    held: dict[Partition, Copy] = {}
+    for partition, mark in marks.items():
+        copy = (copies or {}).get(partition[1])
+        usable = copy is not None and mark.low <= copy.position <= mark.high  # else of a topic that was made anew
+        held[partition] = copy if copy is not None and usable else Copy(position=mark.low)
+    latest = {number: copy.latest for (_, number), copy in held.items()}
+    waiting = {partition: mark for partition, mark in marks.items() if mark.high > held[partition].position}
+    begins = {partition: held[partition].position for partition in waiting}
+    total = sum(marks[partition].high - begin for partition, begin in begins.items())
     if not waiting:
         return latest
-    read = {partition: mark.low for partition, mark in waiting.items()}
     consumer = Consumer({**settings, "auto.offset.reset": "earliest"})
     try:
-        consumer.assign([TopicPartition(*partition, mark.low) for partition, mark in waiting.items()])
+        consumer.assign([TopicPartition(*partition, begin) for partition, begin in begins.items()])
         last_news = clock.monotonic()
         while waiting:
             if not keep_on():
@@ -55,29 +54,25 @@ def read_changelog(
                 last_news = clock.monotonic()
             elif clock.monotonic() - last_news > _SILENCE_S:
                 raise StateCorrupt(
-                    f"the changelog ends before its high watermark: {_describe(waiting, read)}",
+                    f"the changelog ends before its high watermark: {_describe(waiting, held)}",
                     hint="a transaction on it never ends; see the broker's log and kafka-transactions.sh find-hanging",
                 )
             for record in polled.records:
-                read[record.topic, record.partition] = record.offset + 1
-                assert record.key is not None
-                if record.value is None:
-                    latest[record.partition].pop(record.key, None)
-                else:
-                    latest[record.partition][record.key] = record.value
+                held[record.topic, record.partition].apply(record)
             for partition, offset in polled.ends.items():
-                read[partition] = max(read[partition], offset)
-            for partition in [p for p, mark in waiting.items() if read[p] >= mark.high]:
+                held[partition].reach(offset)
+            for partition in [p for p, mark in waiting.items() if held[p].position >= mark.high]:
                 del waiting[partition]
-            progress(sum(min(read[p], marks[p].high) - marks[p].low for p in read), total)
+            progress(sum(min(held[p].position, marks[p].high) - begin for p, begin in begins.items()), total)
     finally:
         consumer.close()
     return latest
 
 
-def _describe(waiting: Mapping[Partition, Watermarks], read: Mapping[Partition, int]) -> str:
+def _describe(waiting: Mapping[Partition, Watermarks], held: Mapping[Partition, Copy]) -> str:
     return ", ".join(
-        f"{topic}/{number} at {read[topic, number]} of {mark.high}" for (topic, number), mark in waiting.items()
+        f"{topic}/{number} at {held[topic, number].position} of {mark.high}"
+        for (topic, number), mark in waiting.items()
     )
 
 

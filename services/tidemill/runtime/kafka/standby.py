@@ -36,6 +36,10 @@ class Copy:
         else:
             self.latest[record.key] = record.value
 
+    def reach(self, offset: int) -> None:
+        """The partition ends there: nothing but markers stands before it that was not applied."""
+        self.position = max(self.position, offset)
+
 
 class Standby:
     """Tails all partitions of `topic` that are not taken, on a thread of its own. Memory: the entries it holds.
@@ -102,8 +106,7 @@ class Standby:
                 for record in polled.records:
                     self._copies[record.partition].apply(record)
                 for (_, number), offset in polled.ends.items():
-                    copy = self._copies[number]
-                    copy.position = max(copy.position, offset)
+                    self._copies[number].reach(offset)
 
 
 def _raise_unless_harmless(error: KafkaError, message: Message) -> None:
