@@ -1,5 +1,6 @@
 """The port of runtime/ports.py on a real Kafka: one group member and one transactional producer."""
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
 from tidemill.runtime.kafka.producer import TransactionalProducer
 from tidemill.runtime.kafka.reader import partition_numbers
-from tidemill.runtime.kafka.records import drain, harmless, sort_out
+from tidemill.runtime.kafka.records import drain, harmless, serve_callbacks, sort_out
 from tidemill.runtime.kafka.settings import (
     CALL_TIMEOUT_S,
     Settings,
@@ -184,14 +185,27 @@ class KafkaClient:
 
     def close(self) -> None:
         self._closing = True
-        for consumer in (self._consumer, self._probe):
-            if consumer is not None:
-                consumer.close()
+        if self._consumer is not None:
+            self._leave(self._consumer)
+        if self._probe is not None:
+            self._probe.close()
         self._consumer = self._probe = None
         if self._standby is not None:
             self._standby.close()
         self._producer.close()
         self._raise_failure()
+
+    def _leave(self, member: Consumer) -> None:
+        """Close the member with no rebalance under way. One that reaches a closing consumer has to be answered, and
+        librdkafka loses the answer when its group is gone by then: the caller waits for ever and holds the interpreter
+        (librdkafka #4884)."""
+        serve_callbacks(member)
+        # A static member with partitions stays in its group: a restart within its session finds them again.
+        if self._incremental or not self._owned:
+            with contextlib.suppress(KafkaException):
+                member.unsubscribe()
+            serve_callbacks(member)
+        member.close()
 
     @property
     def _member(self) -> Consumer:
@@ -206,8 +220,8 @@ class KafkaClient:
         new = [(at.topic, at.partition) for at in partitions]
         starts: Mapping[Partition, int] = {}
         if self._closing:
-            # Joined too late. Requests of a closing consumer time out, and an assignment would keep it from closing.
-            consumer.unassign()
+            # Joined too late: the assignment is accepted, for a rebalance must be answered, and given back at once.
+            self._accept(consumer, partitions)
             return
         try:
             assert self._listener is not None
@@ -220,12 +234,15 @@ class KafkaClient:
             return
         self._owned.update(new)
         at = [TopicPartition(*partition, starts.get(partition, int(OFFSET_BEGINNING))) for partition in new]
-        if self._incremental:
-            consumer.incremental_assign(at)
-        else:
-            consumer.assign(at)
+        self._accept(consumer, at)
         # librdkafka remembers a pause over a rebalance; the merge begins these partitions anew and paused none.
         consumer.resume(at)
+
+    def _accept(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._incremental:
+            consumer.incremental_assign(partitions)
+        else:
+            consumer.assign(partitions)
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._gone(partitions, lost=False)
@@ -234,7 +251,7 @@ class KafkaClient:
         self._gone(partitions, lost=True)
 
     def _gone(self, partitions: list[TopicPartition], *, lost: bool) -> None:
-        gone = [(at.topic, at.partition) for at in partitions]
+        gone = [(at.topic, at.partition) for at in partitions if (at.topic, at.partition) in self._owned]
         try:
             if gone and self._listener is not None and self._failure is None:
                 (self._listener.lost if lost else self._listener.revoked)(gone)

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
-from confluent_kafka import Consumer, KafkaError, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka._types import HeadersType
 
 from tidemill.runtime.ports import Polled
 from tidemill.runtime.service import Record
+
+_CALLBACK_ROUNDS = 50
+_CALLBACK_RECORDS = 10_000
+_QUIET = 2
+"""Empty takes that show a quiet queue: the first may have ended with a callback."""
 
 
 def drain(consumer: Consumer, max_records: int, timeout_s: float) -> list[Message]:
@@ -18,6 +23,18 @@ def drain(consumer: Consumer, max_records: int, timeout_s: float) -> list[Messag
     if max_records > 1:
         messages += consumer.consume(max_records - 1, 0)
     return messages
+
+
+def serve_callbacks(consumer: Consumer) -> None:
+    """Run the rebalance callbacks that wait, without blocking. Records that come meanwhile are let go."""
+    empty = 0
+    for _ in range(_CALLBACK_ROUNDS):
+        try:
+            empty = 0 if consumer.consume(_CALLBACK_RECORDS, 0) else empty + 1
+        except KafkaException:
+            return  # A fenced or failed member: nothing will come to it any more.
+        if empty == _QUIET:
+            return
 
 
 def sort_out(messages: Sequence[Message], on_error: Callable[[KafkaError, Message], None]) -> Polled:
