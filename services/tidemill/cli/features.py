@@ -151,6 +151,40 @@ def backfill(
     typer.echo(f"the stream takes over at {shown(result.position)}")
 
 
+@app.command("prepare")
+def prepare_version(
+    pipeline: PipelineArgument,
+    workers: Workers = None,
+    temp_dir: TempDir = None,
+    bootstrap_servers: BootstrapServers = None,
+    kafka_options: KafkaOptions = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make the state of a new feature-set version from history, while the version that it replaces goes on.
+
+    The file says features.version and features.replaces. State and the offsets to go on from are written in one
+    transaction. Then stop the replaced stages and start the new ones: they read what came since, and answer from the
+    very event on that the replaced ones had not. Without this command they read the whole history first.
+
+    Example: tidemill features prepare fraud-v2.yaml
+    """
+    use_kernel_cache()
+    from tidemill.features.offline.bounds import shown
+    from tidemill.features.offline.preparation import prepare
+    from tidemill.features.offline.topicinput import Connection
+
+    loaded = load_pipeline(pipeline)
+    connection = Connection(require_servers(bootstrap_servers), parse_kafka_options(kafka_options))
+    with RecordCounter() as counter:
+        made = prepare(loaded, connection, counter, workers or os.cpu_count() or 1, temp_dir)
+    if json:
+        write_json({"pipeline": loaded.name, **asdict(made)})
+        return
+    for stage, count in made.state_records.items():
+        say(f"stage {stage}: {made.records_read[stage]:,} records read, {count:,} state records written")
+    typer.echo(f"version {made.version} is ready to replace version {made.replaces} from {shown(made.position)}")
+
+
 @app.command("verify")
 def verify_served(
     pipeline: PipelineArgument,

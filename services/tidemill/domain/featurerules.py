@@ -39,6 +39,11 @@ def feature_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
             f"the first stage reads the events, which are keyed by {pipeline.primary_entity!r} (the first of "
             f"event.entities), so it must be its stage, not {features.stages[0].entity!r}'s",
         )
+    if features.replaces is not None and features.replaces >= features.version:
+        yield Mistake(
+            ("features", "replaces"),
+            f"version {features.version} cannot take over from version {features.replaces}; raise features.version",
+        )
     names: dict[str, str] = {}
     for at, stage in enumerate(features.stages):
         where: Path = ("features", "stages", at)

@@ -17,10 +17,11 @@ def feature_set_hash(pipeline: Pipeline) -> str:
     """12 hex digits over everything that decides the vector's values: names, windows, filters, lateness, version,
     scales.
 
-    `max_idle_ms` and `state` are left out: how long a stage waits and where it keeps rows changes no definition. A
+    `max_idle_ms`, `state` and `replaces` are left out: how long a stage waits, where it keeps rows and where it begins
+    changes no definition. A
     duration and the sliding window of it, and two spellings of a filter, are the same.
     """
-    features = pipeline.features.model_dump(mode="json", by_alias=True, exclude={"max_idle_ms", "state"})
+    features = pipeline.features.model_dump(mode="json", by_alias=True, exclude={"max_idle_ms", "state", "replaces"})
     for stage, written in zip(pipeline.features.stages, features["stages"], strict=True):
         written["features"] = [_document(feature) for feature in stage.features]
     scales = {name: number.scale for name, number in pipeline.event.numbers.items()}

@@ -87,9 +87,18 @@ class StageSpec(Section):
 
 
 class FeaturesSpec(Section):
-    """The feature vector: stages in the order in which records pass them. A changed list is a new `version`."""
+    """The feature vector: stages in the order in which records pass them.
 
-    version: int = Field(1, ge=1)
+    A changed list is a new `version`, with state, re-keyed topics and consumer groups of its own, so that it never
+    reads what another version wrote.
+    """
+
+    version: int = Field(1, ge=1, description="from 2 on, a part of the names of state, re-keyed topics and groups")
+    replaces: int | None = Field(
+        None,
+        ge=1,
+        description="the version that this one takes over from: what it has answered is read again for its rows only",
+    )
     allowed_lateness: DurationMs = 3_600_000
     label_lateness: DurationMs = 7 * DAY_MS
     max_idle_ms: int = Field(3_000, ge=0, description="wait at most this long for a partition that is being fetched")
@@ -99,3 +108,12 @@ class FeaturesSpec(Section):
         "aborted transaction, and features are too small until the longest window has passed",
     )
     stages: tuple[StageSpec, ...] = Field(min_length=1)
+
+    @property
+    def suffix(self) -> str:
+        """What this version adds to names that are its own: nothing for the first, `-v2`, …"""
+        return version_suffix(self.version)
+
+
+def version_suffix(version: int) -> str:
+    return "" if version == 1 else f"-v{version}"

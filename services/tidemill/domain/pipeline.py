@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tidemill.domain.durations import DAY_MS, DurationMs
-from tidemill.domain.featurespec import FeaturesSpec
+from tidemill.domain.featurespec import FeaturesSpec, version_suffix
 from tidemill.domain.section import FieldName, Name, Section
 
 
@@ -230,6 +230,18 @@ class Pipeline(Section):
 
     def stage_output_role(self, index: int) -> str:
         """The topic role that feature stage `index` writes: the next stage's input, or `features` from the last."""
-        following = index + 1
-        stages = self.features.stages
-        return f"by-{stages[following].entity}" if following < len(stages) else "features"
+        return self.stage_input_role(index + 1) if index + 1 < len(self.features.stages) else "features"
+
+    def stage_input_role(self, index: int) -> str:
+        """The topic role that feature stage `index` reads events from."""
+        features = self.features
+        return "events" if index == 0 else f"by-{features.stages[index].entity}{features.suffix}"
+
+    def stage_state_role(self, index: int) -> str:
+        """The topic role of the changelog of feature stage `index`."""
+        return f"{self.features.stages[index].entity}-state{self.features.suffix}"
+
+    def stage_service(self, index: int, version: int | None = None) -> str:
+        """The service name of feature stage `index`, of this feature-set version or of another one."""
+        suffix = self.features.suffix if version is None else version_suffix(version)
+        return f"features-{self.features.stages[index].entity}{suffix}"

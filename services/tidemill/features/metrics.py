@@ -26,6 +26,13 @@ FEATURES = (
         ("kind",),
     ),
     Declared(
+        "tidemill_features_answered_total",
+        "counter",
+        "records",
+        "records read again for their rows only, because the replaced feature-set version has answered them",
+        "rising for long after a change of version: prepare the next one with `tidemill features prepare`",
+    ),
+    Declared(
         "tidemill_features_state_records_total",
         "counter",
         "records",
@@ -95,6 +102,9 @@ class StageMetrics:
         self._metrics.count("tidemill_features_labels_total", labels)
         self._metrics.count("tidemill_features_duplicates_total", duplicate_events, "event")
         self._metrics.count("tidemill_features_duplicates_total", duplicate_labels, "label")
+
+    def answered(self, records: int) -> None:
+        self._metrics.count("tidemill_features_answered_total", records)
 
     def state(self, *, written: int, keys: int, memory_bytes: int) -> None:
         self._metrics.count("tidemill_features_state_records_total", written)

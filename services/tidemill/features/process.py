@@ -13,7 +13,6 @@ from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.metrics import Metrics
 from tidemill.runtime.run import Unit, run_units
-from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
 
 _OUTCOMES_GAP_MS = 100.0
@@ -36,7 +35,7 @@ def run(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> int:
     server = serve_http(config, healths[0] if len(healths) == 1 else SharedHealth(healths))
     try:
         units = [
-            Unit(spec, _service(pipeline, stage, health.metrics, health), health)
+            _unit(spec, pipeline, stage, health)
             for spec, (pipeline, stage), health in zip(specs, chosen, healths, strict=True)
         ]
         return run_units(units, config)
@@ -63,33 +62,44 @@ def chosen_stages(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> list
 def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
     """What the loop reads and where state goes. Raises ConfigurationError for a stage the pipeline does not have."""
     entities = [one.entity for one in pipeline.features.stages]
+    features = pipeline.features
     if stage == OUTCOMES_STAGE:
-        inputs, state = outcome_inputs(pipeline), "outcomes-state"
-    elif stage not in entities:
+        return ServiceSpec(
+            pipeline=pipeline.name,
+            name=f"features-{OUTCOMES_STAGE}",
+            inputs=outcome_inputs(pipeline),
+            dlq_topic=pipeline.topic("dlq"),
+            # Kept whatever `features.state` says: labels that wait for days cannot be seen again.
+            state_topic=pipeline.topic("outcomes-state"),
+            max_idle_ms=features.max_idle_ms,
+            gap_ms=_OUTCOMES_GAP_MS,
+        )
+    if stage not in entities:
         raise ConfigurationError(
             f"pipeline {pipeline.name} has no feature stage {stage!r}",
             hint=f"its stages (TIDEMILL_STAGE, --stage) are: {', '.join([*entities, OUTCOMES_STAGE])}",
         )
-    elif stage == entities[0]:
-        inputs, state = (InputTopic(pipeline.topic("events")), InputTopic(pipeline.topic("labels"))), f"{stage}-state"
-    else:
-        inputs, state = (InputTopic(pipeline.topic(f"by-{stage}")),), f"{stage}-state"
-    # The join's state is written either way: labels that wait for days cannot be seen again.
-    kept = stage == OUTCOMES_STAGE or pipeline.features.state == "changelog"
+    index = entities.index(stage)
+    inputs = [InputTopic(pipeline.topic(pipeline.stage_input_role(index)))]
+    predecessor = None
+    if index == 0:
+        inputs.append(InputTopic(pipeline.topic("labels")))
+        if features.replaces is not None:
+            predecessor = f"{pipeline.name}-{pipeline.stage_service(0, features.replaces)}"
     return ServiceSpec(
         pipeline=pipeline.name,
-        name=f"features-{stage}",
-        inputs=inputs,
+        name=pipeline.stage_service(index),
+        inputs=tuple(inputs),
         dlq_topic=pipeline.topic("dlq"),
-        state_topic=pipeline.topic(state) if kept else None,
-        max_idle_ms=pipeline.features.max_idle_ms,
-        gap_ms=_OUTCOMES_GAP_MS if stage == OUTCOMES_STAGE else 0.0,
+        state_topic=pipeline.topic(pipeline.stage_state_role(index)) if features.state == "changelog" else None,
+        max_idle_ms=features.max_idle_ms,
+        predecessor=predecessor,
     )
 
 
-def _service(pipeline: Pipeline, stage: str, metrics: Metrics, health: Health) -> Service:
+def _unit(spec: ServiceSpec, pipeline: Pipeline, stage: str, health: Health) -> Unit:
     if stage == OUTCOMES_STAGE:
-        return OutcomeStage(pipeline, JoinMetrics(metrics))
+        return Unit(spec, OutcomeStage(pipeline, JoinMetrics(health.metrics)), health)
     # numba is imported here and not above: the join does without it.
     from tidemill.features.core.definition import compile_stage
     from tidemill.features.shell import KeyedStage
@@ -102,4 +112,5 @@ def _service(pipeline: Pipeline, stage: str, metrics: Metrics, health: Health) -
     index = [one.entity for one in pipeline.features.stages].index(stage)
     compile_kernels(rowwise=compile_stage(pipeline, index).tables.rowwise)
     log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
-    return KeyedStage(pipeline, index, StageMetrics(metrics))
+    service = KeyedStage(pipeline, index, StageMetrics(health.metrics))
+    return Unit(spec, service, health, service.succeed)

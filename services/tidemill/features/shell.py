@@ -4,7 +4,7 @@ Everything happens in `flush`, so that a transaction is one call of the kernel a
 partition; what was packed in an aborted transaction is restored from the changelog by the loop (`drop`, `restore`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,11 @@ from tidemill.features.core.codec import Columns, StageCodec
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import WindowEngine
 from tidemill.features.metrics import StageMetrics
+from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry
+
+ANSWERED = (("tidemill-answered", b"1"),)
+"""Headers of a record on its way to a later stage that must keep its row and write nothing."""
 
 
 class KeyedStage:
@@ -35,10 +39,17 @@ class KeyedStage:
         self._pending: list[Record] = []
         self.origins: list[int] = []
         """For each record of the last flush's output, which of the records added before it came from."""
+        self._succeeds = pipeline.features.replaces is not None
+        self._answered: Mapping[Partition, int] = {}
         self._metrics = metrics
         stage = self._definition
         self._late = f"event_time is more than {stage.lateness} ms older than the newest of this {stage.entity}"
         self._unmatched = f"no event of this id and event_time is held for this {stage.entity}"
+
+    def succeed(self, answered: Mapping[Partition, int]) -> None:
+        """What lies before these offsets was answered by the feature-set version that this one replaces: it enters the
+        windows, nothing is written for it, and later stages are told so in a header."""
+        self._answered = dict(answered)
 
     def add(self, records: Sequence[Record], now: float) -> None:
         self._pending += records
@@ -64,6 +75,8 @@ class KeyedStage:
             for partition in sorted({record.partition for record in readable}):
                 for key, value in self._engines[partition].pack():
                     output.state.append(StateEntry(partition, key, value))
+        if self._succeeds:
+            self._hold_back(records, output)
         self._observe(status, output)
         return output
 
@@ -134,6 +147,20 @@ class KeyedStage:
                 refuse(DeadLetter(records[row], "late", self._late))
             elif verdict == kernels.LABEL_UNMATCHED:
                 refuse(DeadLetter(records[row], "unmatched_label", self._unmatched))
+
+    def _hold_back(self, records: Sequence[Record], output: Output) -> None:
+        """Take out of `output` what the replaced version has written already."""
+        again = [self._is_answered(record) for record in records]
+        if not any(again):
+            return
+        kept = [at for at in zip(output.records, self.origins, strict=True) if not (self._last and again[at[1]])]
+        self.origins = [origin for _, origin in kept]
+        output.records = [out._replace(headers=ANSWERED) if again[origin] else out for out, origin in kept]
+        output.dead = [dead for dead in output.dead if not self._is_answered(dead.record)]
+        self._metrics.answered(sum(again))
+
+    def _is_answered(self, record: Record) -> bool:
+        return record.offset < self._answered.get((record.topic, record.partition), 0) or ANSWERED[0] in record.headers
 
     def _observe(self, status: NDArray[np.uint8], output: Output) -> None:
         counts = np.bincount(status, minlength=kernels.LABEL_DUPLICATE + 1)

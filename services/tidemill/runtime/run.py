@@ -2,7 +2,7 @@
 
 import gc
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Event, Thread
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from tidemill.runtime.health import Health
 from tidemill.runtime.kafka import Admin, KafkaClient, KafkaIdentity
 from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.loop import Loop
+from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Service
 from tidemill.runtime.spec import Replaying, ServiceSpec
 
@@ -33,6 +34,8 @@ class Unit(NamedTuple):
     spec: ServiceSpec
     service: Service
     health: Health
+    succeed: Callable[[Mapping[Partition, int]], None] | None = None
+    """Told, before the first record, where the spec's predecessor stopped; partitions it never read are left out."""
 
 
 def run_service(spec: ServiceSpec, config: RuntimeConfig, service: Service, health: Health) -> int:
@@ -73,10 +76,14 @@ def run_units(units: Sequence[Unit], config: RuntimeConfig) -> int:
 
 
 def _run(unit: Unit, config: RuntimeConfig, stop: Event) -> int:
-    spec, service, health = unit
+    spec, service, health, succeed = unit
     _log.info("starting", inputs=[topic.name for topic in spec.inputs])
     try:
         wait_for_topics(config, _topics(spec), health, stop)
+        if spec.predecessor is not None and succeed is not None:
+            wait_for_group_to_end(config, spec.predecessor, health, stop)
+            admin = Admin(config.bootstrap_servers, config.kafka_options)
+            succeed(admin.group_offsets(spec.predecessor))
     except TidemillError as error:
         _log.critical("service stopped", reason=error.message, next_step=error.hint, kind=type(error).__name__)
         service.close()
@@ -111,6 +118,19 @@ def wait_for_topics(config: RuntimeConfig, names: Iterable[str], health: Health,
         if clock.monotonic() - told_at >= _TELL_EVERY_S:
             told_at = clock.monotonic()
             _log.info("waiting", waiting_for=waiting_for, next_step="`tidemill topics apply` creates missing topics")
+        stop.wait(_ASK_EVERY_S)
+
+
+def wait_for_group_to_end(config: RuntimeConfig, group: str, health: Health, stop: Event) -> None:
+    """Return once no process is a member of `group`, or `stop` is set. Says what it waits for."""
+    admin = Admin(config.bootstrap_servers, config.kafka_options)
+    told_at = float("-inf")
+    while not stop.is_set() and (members := admin.group_members(group)):
+        health.beat()
+        health.set_ready(False, f"waiting for {group} to be stopped")
+        if clock.monotonic() - told_at >= _TELL_EVERY_S:
+            told_at = clock.monotonic()
+            _log.info("waiting for the replaced version", group=group, members=members, next_step="stop its processes")
         stop.wait(_ASK_EVERY_S)
 
 

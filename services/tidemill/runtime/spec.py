@@ -33,6 +33,8 @@ class ServiceSpec:
     """At least so long between transactions, for a stage whose output nobody waits for: a transaction costs the
     brokers about as much as a hundred records."""
     replay: Replaying | None = None
+    predecessor: str | None = None
+    """Another consumer group of the same input, whose work this stage goes on with once that has no member left."""
 
     @property
     def group(self) -> str:

@@ -189,6 +189,7 @@ class _Expansion:
             "pipeline": self.pipeline.name,
             "event": self.pipeline.event.schema_name,
             "label": self.pipeline.label.schema_name,
+            "version": self.pipeline.features.suffix,
             **names,
         }
         definition = self.definition

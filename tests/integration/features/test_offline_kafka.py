@@ -1,12 +1,7 @@
 """The stages live on a real Kafka; then the same features from history, to the last bit, and the state beside them."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ from support.brokers import KafkaUnderTest, read_all
 from support.livechain import live_vectors
 from support.paymentstream import START, payments_and_labels
 from support.polling import eventually
+from support.stageprocesses import stage_process
 from tidemill.cli.__main__ import main
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.pipeline import Pipeline
@@ -45,27 +41,6 @@ class System:
         return [orjson.loads(record.value or b"") for record in read_all(self.kafka, self.pipeline.topic("features"))]
 
 
-@contextmanager
-def stage(system: System, name: str, folder: Path) -> Iterator[None]:
-    environment = {
-        **os.environ,
-        "TIDEMILL_STAGE": name,
-        "TIDEMILL_PIPELINE": system.file,
-        "TIDEMILL_BOOTSTRAP_SERVERS": system.kafka,
-        "TIDEMILL_DATA_DIR": str(folder / name),
-        "TIDEMILL_MAX_POLL_RECORDS": "500",
-    }
-    with (folder / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", "tidemill.features"], env=environment, stderr=log)
-        try:
-            yield
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture
 def system(kafka: str, unique: str, tmp_path: Path) -> Iterator[System]:
     file = tmp_path / "pipeline.yaml"
@@ -81,7 +56,8 @@ def system(kafka: str, unique: str, tmp_path: Path) -> Iterator[System]:
     broker.append(*stream)
     made = System(kafka, str(file), pipeline, stream)
     expected = len(live_vectors(load_pipeline("fraud"), [_of_fraud(at) for at in stream], PARTITIONS))
-    with stage(made, "customer", tmp_path), stage(made, "terminal", tmp_path):
+    files = (kafka, str(file))
+    with stage_process(*files, "customer", tmp_path), stage_process(*files, "terminal", tmp_path):
         eventually(lambda: len(made.served()) >= expected, within_s=WITHIN_S, every_s=0.5)
         yield made
 

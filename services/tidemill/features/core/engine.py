@@ -307,5 +307,5 @@ class WindowEngine:
         stage = self._definition
         return StateCorrupt(
             f"changelog entry {key!r} of stage {stage.entity} {fault}",
-            hint="windows, filters, lateness or scales changed: name the pipeline anew, or empty its state and offsets",
+            hint="windows, filters, lateness or scales changed: raise features.version and say which one it replaces",
         )

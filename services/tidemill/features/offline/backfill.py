@@ -48,7 +48,7 @@ class Request:
     def names(self) -> tuple[str, ...]:
         """Features in the order of the vector, as far as the stages run."""
         stages = self.pipeline.features.stages[: self.last + 1]
-        return tuple(feature.name for stage in stages for feature in stage.features)
+        return tuple(name for stage in stages for feature in stage.features for name in feature.columns)
 
 
 class Vector(msgspec.Struct, frozen=True, gc=False):
@@ -82,8 +82,8 @@ def backfill_topics(request: Request, connection: Connection, say: Say) -> Itera
     refuse_backwards(request.start, request.end)
     source = topic_input(pipeline, connection, request.start, request.end)
     partitions = [source.partitions]
-    for stage in pipeline.features.stages[1 : request.last + 1]:
-        with closing(connection.reader([pipeline.topic(f"by-{stage.entity}")])) as reader:
+    for index in range(1, request.last + 1):
+        with closing(connection.reader([pipeline.topic(pipeline.stage_input_role(index))])) as reader:
             partitions.append(len(reader.partitions))
     with _run(request, partitions, lambda *_: (source, {}), say) as result:
         yield result
@@ -94,7 +94,7 @@ def backfill_files(request: Request, prepare: Prepare, say: Say) -> Iterator[Res
     """From records that `prepare` lays out by partition: the numbers of partitions are those that are planned."""
     refuse_backwards(request.start, request.end)
     planned = {topic.name: topic.partitions for topic in plan(request.pipeline)}
-    roles = ["events", *(f"by-{stage.entity}" for stage in request.pipeline.features.stages[1 : request.last + 1])]
+    roles = [request.pipeline.stage_input_role(index) for index in range(request.last + 1)]
     with _run(request, [planned[request.pipeline.topic(role)] for role in roles], prepare, say) as result:
         yield result
 

@@ -42,6 +42,7 @@ class Chain:
     partitions: Sequence[int]
     folder: Path
     workers: int
+    keep_state: bool = False
 
     def run(self, source: Input, say: Callable[[str, int], None]) -> tuple[list[StageReport], dict[str, int]]:
         """Blocks. `say(stage, records)` is called with what was taken since it was called last.
@@ -52,7 +53,8 @@ class Chain:
         for index in range(self.last + 1):
             behind = self.partitions[index + 1] if index < self.last else 0
             tasks = [
-                StageTask(self.pipeline, index, number, behind, self.folder) for number in range(self.partitions[index])
+                StageTask(self.pipeline, index, number, behind, self.folder, self.keep_state)
+                for number in range(self.partitions[index])
             ]
             entity = self.pipeline.features.stages[index].entity
             earlier: Input | int = source if index == 0 else self.partitions[index - 1]
@@ -71,6 +73,11 @@ class Chain:
         """The wanted events with their features, as the last stage's topic would hold them, merged over partitions."""
         tasks = [StageTask(self.pipeline, self.last, number, 0, self.folder) for number in range(self.partitions[-1])]
         return merged([read_spill(task.output(0)) for task in tasks])
+
+    def state(self, index: int) -> Iterator[Item]:
+        """Changelog entries of stage `index` as they stand behind the input, with `keep_state`."""
+        for number in range(self.partitions[index]):
+            yield from read_spill(StageTask(self.pipeline, index, number, 0, self.folder).state)
 
     def _results(
         self, tasks: Sequence[StageTask], earlier: Input | int, progress: Callable[[int], None]

@@ -33,10 +33,16 @@ class StageTask:
     partition: int
     behind: int
     folder: Path
+    keep_state: bool = False
 
     def output(self, towards: int) -> Path:
         """Where items for partition `towards` of the next stage go, or with `behind` 0 all of them."""
         return self.folder / f"stage-{self.index}-{self.partition}-{towards}.spill"
+
+    @property
+    def state(self) -> Path:
+        """Where the changelog entries of the windows go at the end, with `keep_state`."""
+        return self.folder / f"state-{self.index}-{self.partition}.spill"
 
 
 @dataclass(slots=True)
@@ -61,11 +67,16 @@ def run_stage(task: StageTask, items: Iterable[Item], progress: Progress) -> Sta
     constant = {"pipeline": task.pipeline.name, "service": "backfill"}
     stage = KeyedStage(task.pipeline, task.index, StageMetrics(Metrics(constant, FEATURES)))
     report = StageReport()
+    state: dict[bytes, bytes | None] = {}
+    newest = 0
     with ExitStack() as files:
         writers = [files.enter_context(SpillWriter(task.output(number))) for number in range(max(1, task.behind))]
         for block in blocks(items, _BATCH):
             stage.add([Record("backfill", task.partition, 0, at.timestamp, at.key, at.value) for at in block], 0.0)
             output = stage.flush(0.0)
+            if task.keep_state:
+                state.update((entry.key, entry.value) for entry in output.state)
+                newest = max(newest, *(at.timestamp for at in block))
             for out, origin in zip(output.records, stage.origins, strict=True):
                 came = block[origin]
                 if task.behind:
@@ -79,4 +90,9 @@ def run_stage(task: StageTask, items: Iterable[Item], progress: Progress) -> Sta
             report.refused.update(dead.code for dead in output.dead)
             report.records += len(block)
             progress(len(block))
+    if task.keep_state:
+        with SpillWriter(task.state) as file:
+            for key, value in state.items():
+                if value is not None:
+                    file.write(Item(0, 0, task.partition, True, newest, key, value))
     return report

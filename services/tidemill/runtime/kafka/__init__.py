@@ -4,5 +4,6 @@ from tidemill.runtime.kafka.admin import Admin
 from tidemill.runtime.kafka.client import KafkaClient, KafkaIdentity
 from tidemill.runtime.kafka.plain import PlainProducer
 from tidemill.runtime.kafka.reader import TopicReader
+from tidemill.runtime.kafka.seeding import seed_groups
 
-__all__ = ["Admin", "KafkaClient", "KafkaIdentity", "PlainProducer", "TopicReader"]
+__all__ = ["Admin", "KafkaClient", "KafkaIdentity", "PlainProducer", "TopicReader", "seed_groups"]

@@ -38,12 +38,14 @@ class LogTap:
 class TransactionalProducer:
     """Owns the librdkafka handle and replaces it when its epoch must be bumped. Owner thread only."""
 
-    def __init__(self, settings: Settings, transactional_id: str) -> None:
+    def __init__(
+        self, settings: Settings, transactional_id: str, transaction_timeout_s: float = TRANSACTION_TIMEOUT_S
+    ) -> None:
         self._settings = {
             **settings,
             "transactional.id": transactional_id,
-            "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
-            "message.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000) - 1_000,
+            "transaction.timeout.ms": int(transaction_timeout_s * 1000),
+            "message.timeout.ms": int(transaction_timeout_s * 1000) - 1_000,
             "delivery.report.only.error": True,
             # A connection that closes with requests under way must show in the log, or it raises no suspicion.
             "log.connection.close": True,

@@ -1,0 +1,115 @@
+"""The state of a new feature-set version, made from history while the version that it replaces goes on.
+
+What is written is what the new version's stages would hold had they read the input themselves up to a position that the
+replaced version has passed: changelog entries of every stage and the offsets to go on from, in one transaction. The new
+version reads on from there; what the replaced one has answered by then it takes for its rows only.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tidemill.domain.pipeline import Pipeline
+from tidemill.errors import ConfigurationError
+from tidemill.features.offline.backfill import Say
+from tidemill.features.offline.bounds import Bound
+from tidemill.features.offline.chain import Chain
+from tidemill.features.offline.topicinput import ROLES, Connection, topic_input
+from tidemill.features.process import service_spec
+from tidemill.runtime.kafka import Admin, seed_groups
+from tidemill.runtime.ports import Partition
+from tidemill.runtime.service import OutRecord
+from tidemill.runtime.spec import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was written. `position` is exclusive, by `role/partition`; the counts are by stage."""
+
+    version: int
+    replaces: int
+    position: Mapping[str, int]
+    records_read: Mapping[str, int]
+    state_records: Mapping[str, int]
+
+
+def prepare(
+    pipeline: Pipeline, connection: Connection, say: Say, workers: int = 1, temp_dir: Path | None = None
+) -> Prepared:
+    """Blocks until the new version's state is committed.
+
+    Raises ConfigurationError where nothing is replaced, the replaced version never ran, a topic is missing, or the new
+    version has begun already.
+    """
+    features = pipeline.features
+    specs = [service_spec(pipeline, stage.entity) for stage in features.stages]
+    predecessor = specs[0].predecessor
+    if predecessor is None or features.replaces is None:
+        raise ConfigurationError(
+            f"feature-set version {features.version} of {pipeline.name} replaces no other",
+            hint="Raise features.version and name the one that runs now with features.replaces.",
+        )
+    if features.state == "memory":
+        raise ConfigurationError("with features.state: memory there is no state to prepare", hint="Start it as it is.")
+    admin = Admin(connection.bootstrap_servers, connection.options)
+    counts = admin.partition_counts()
+    wanted = {at.name for spec in specs for at in spec.inputs} | {str(spec.state_topic) for spec in specs}
+    if missing := sorted(wanted - counts.keys()):
+        raise ConfigurationError(
+            f"topics are missing: {', '.join(missing)}", hint="`tidemill topics apply` with this file creates them."
+        )
+    for spec in specs:
+        if admin.group_members(spec.group) or admin.group_offsets(spec.group):
+            raise ConfigurationError(
+                f"version {features.version} has begun already: group {spec.group} has members or offsets",
+                hint="It reads on by itself; to prepare it anew, stop it and delete its groups and state topics.",
+            )
+    end = _position(pipeline, connection, admin.group_offsets(predecessor), predecessor)
+    source = topic_input(pipeline, connection, None, Bound(None, end))
+    with TemporaryDirectory(prefix="tidemill-prepare-", dir=temp_dir) as folder:
+        partitions = [counts[spec.inputs[0].name] for spec in specs]
+        chain = Chain(pipeline, len(specs) - 1, partitions, Path(folder), workers, keep_state=True)
+        reports, _ = chain.run(source, say)
+        written = dict.fromkeys((stage.entity for stage in features.stages), 0)
+        seed_groups(
+            connection.bootstrap_servers,
+            connection.options,
+            f"{specs[0].group}-prepare",
+            _entries(chain, specs, written),
+            {spec.group: _offsets(spec, counts, end) for spec in specs},
+        )
+    read = {stage.entity: report.records for stage, report in zip(features.stages, reports, strict=True)}
+    return Prepared(features.version, features.replaces, end, read, written)
+
+
+def _position(
+    pipeline: Pipeline, connection: Connection, committed: Mapping[Partition, int], group: str
+) -> dict[str, int]:
+    """Where the replaced version stands; the beginning of a partition that it has read nothing of."""
+    topics = {pipeline.topic(role): role for role in ROLES}
+    if not any(topic in topics for topic, _ in committed):
+        raise ConfigurationError(
+            f"group {group} has no offset for {' or '.join(topics)}: the version to replace never ran",
+            hint="Check features.replaces; where nothing is to be taken over, start the new version without it.",
+        )
+    with closing(connection.reader(list(topics))) as reader:
+        marks = reader.watermarks()
+    return {f"{topics[at[0]]}/{at[1]}": committed.get(at, low) for at, (low, _) in sorted(marks.items())}
+
+
+def _offsets(spec: ServiceSpec, counts: Mapping[str, int], end: Mapping[str, int]) -> dict[Partition, int]:
+    """Where the group goes on. What later stages read begins with the new version, so they start at its beginning."""
+    return {
+        (topic.name, number): end.get(f"{topic.name.removeprefix(spec.pipeline + '-')}/{number}", 0)
+        for topic in spec.inputs
+        for number in range(counts[topic.name])
+    }
+
+
+def _entries(chain: Chain, specs: list[ServiceSpec], written: dict[str, int]) -> Iterator[OutRecord]:
+    for index, (spec, entity) in enumerate(zip(specs, written, strict=True)):
+        for item in chain.state(index):
+            written[entity] += 1
+            yield OutRecord(str(spec.state_topic), item.key, item.value, item.timestamp, item.partition)

@@ -1,0 +1,102 @@
+"""A version that takes over from another: what that one answered fills the windows, and nothing is written for it."""
+
+import random
+
+import pytest
+
+from support.featurestages import keyed_stage
+from support.livechain import live_vectors, logs, released
+from support.paymentstream import payments_and_labels
+from tidemill.domain.pipeline import Pipeline
+from tidemill.errors import ConfigurationError
+from tidemill.features.process import service_spec
+from tidemill.features.shell import ANSWERED, KeyedStage
+from tidemill.runtime.pipelinefile import load_pipeline, parse_pipeline, pipeline_text
+from tidemill.runtime.ports import Partition
+from tidemill.runtime.service import DeadLetter, OutRecord, Record
+from tidemill.runtime.topics import plan
+
+PARTITIONS = 2
+
+
+@pytest.fixture(scope="module")
+def second() -> Pipeline:
+    return parse_pipeline(second_text("version: 2\n  replaces: 1\n"))
+
+
+def second_text(version: str) -> str:
+    text, _ = pipeline_text("fraud")
+    assert "features:\n  version: 1\n" in text
+    return text.replace("features:\n  version: 1\n", f"features:\n  {version}")
+
+
+def drive(
+    service: KeyedStage, records: list[Record], chance: random.Random
+) -> tuple[list[OutRecord], list[DeadLetter]]:
+    written: list[OutRecord] = []
+    dead: list[DeadLetter] = []
+    rest = list(records)
+    while rest:
+        cut = chance.randrange(1, 90)
+        service.add(rest[:cut], 0.0)
+        rest = rest[cut:]
+        output = service.flush(0.0)
+        assert len(service.origins) == len(output.records)
+        written += output.records
+        dead += output.dead
+    return written, dead
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_successor_answers_what_was_not_answered_as_if_it_had_read_everything(second: Pipeline, seed: int) -> None:
+    chance = random.Random(seed)
+    stream = payments_and_labels("fraud", PARTITIONS, count=900, days=40, seed=seed)
+    records = released(service_spec(second, "customer").inputs, logs(stream, PARTITIONS))
+    middle = chance.randrange(len(records) // 4, len(records) * 3 // 4)
+    answered: dict[Partition, int] = {}
+    for record in records[:middle]:
+        answered[record.topic, record.partition] = record.offset + 1
+    customer, terminal = keyed_stage(second, 0), keyed_stage(second, 1)
+    customer.succeed(answered)
+    passed, refused = drive(customer, records, chance)
+    by_terminal = [
+        record._replace(headers=out.headers) for record, out in zip(logs(passed, PARTITIONS), passed, strict=True)
+    ]
+    inputs = service_spec(second, "terminal").inputs
+    found, _ = drive(terminal, released(inputs, by_terminal), chance)
+
+    new = {record.value for record in records[middle:] if "events" in record.topic}
+    whole = [value for value in live_vectors(second, stream, PARTITIONS) if is_of(value, new)]
+    assert sorted(out.value or b"" for out in found) == sorted(whole)
+    assert len(found) > 150
+    assert all(record.offset >= answered.get((record.topic, record.partition), 0) for record, _, _ in dead(refused))
+    assert refused, "the stream holds late events behind the middle too"
+    marked = sum(out.headers == ANSWERED for out in passed)
+    assert 0 < marked < len(passed)
+
+
+def dead(letters: list[DeadLetter]) -> list[tuple[Record, str, str]]:
+    return [(letter.record, letter.code, letter.message) for letter in letters]
+
+
+def is_of(vector: bytes, events: set[bytes | None]) -> bool:
+    return vector.split(b',"fs":')[0] + b"}" in events
+
+
+def test_state_and_internal_topics_and_groups_belong_to_a_version(second: Pipeline) -> None:
+    first = load_pipeline("fraud")
+    customer, terminal, outcomes = (service_spec(second, stage) for stage in ("customer", "terminal", "outcomes"))
+    assert customer.group == "fraud-features-customer-v2"
+    assert customer.predecessor == "fraud-features-customer"
+    assert (terminal.group, terminal.predecessor) == ("fraud-features-terminal-v2", None)
+    assert (customer.state_topic, terminal.state_topic) == ("fraud-customer-state-v2", "fraud-terminal-state-v2")
+    assert [topic.name for topic in terminal.inputs] == ["fraud-by-terminal-v2"]
+    assert outcomes == service_spec(first, "outcomes"), "the join knows no features"
+    own = {topic.name for topic in plan(second)} - {topic.name for topic in plan(first)}
+    assert own == {"fraud-customer-state-v2", "fraud-terminal-state-v2", "fraud-by-terminal-v2"}
+
+
+@pytest.mark.parametrize("replaced", [2, 3])
+def test_a_version_replaces_an_earlier_one(replaced: int) -> None:
+    with pytest.raises(ConfigurationError, match="cannot take over from version"):
+        parse_pipeline(second_text(f"version: 2\n  replaces: {replaced}\n"))
