@@ -24,11 +24,15 @@ TIED_IDS = (1_240_489, 1_240_490)
 
 
 def fraud_data() -> Path:
+    return published_data("fraud_handbook")
+
+
+def published_data(name: str) -> Path:
     """The folder of the files; skips where it is absent, except in CI, where that is a failure."""
     root = Path(os.environ.get("TIDEMILL_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    folder = root / "fraud_handbook"
+    folder = root / name
     if not folder.is_dir():
-        message = f"{folder} is absent; set TIDEMILL_TEST_DATA to the folder that holds fraud_handbook/"
+        message = f"{folder} is absent; set TIDEMILL_TEST_DATA to the folder that holds {name}/"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
