@@ -49,7 +49,8 @@ class KafkaUnderTest:
         self.options: dict[str, str] = {}
 
     def create_topic(self, name: str, partitions: int, *, compacted: bool = False) -> None:
-        configs = {"cleanup.policy": "compact"} if compacted else {}
+        # Records are dated in the past: the broker would delete them within minutes.
+        configs = {"retention.ms": "-1"} | ({"cleanup.policy": "compact"} if compacted else {})
         Admin(self.bootstrap_servers).create_topics([TopicDefinition(name, partitions, 1, configs, "test", "test")])
 
     def client(self, group: str, instance: int = 0) -> LogClient:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -22,12 +22,15 @@ from tidemill.cli.output import (
     JsonFlag,
     KafkaOptions,
     PipelineArgument,
+    TempDir,
+    Workers,
     console,
     parse_kafka_options,
     require_servers,
     say,
     write_json,
 )
+from tidemill.cli.verification import verify_served
 from tidemill.errors import ConfigurationError
 from tidemill.runtime.pipelinefile import load_pipeline
 
@@ -35,19 +38,9 @@ if TYPE_CHECKING:
     from tidemill.features.core.explanation import PipelineExplanation, StageExplanation
     from tidemill.features.offline.backfill import Request, Result
 
-_MISMATCH = 1
-_SHOWN_MISMATCHES = 20
 _KAFKA = "kafka"
 
 app = group("A pipeline's features: what they mean, the same ones over history, and whether they can be repeated.")
-
-Workers = Annotated[
-    int | None,
-    typer.Option(min=1, max=1_024, help="Processes, by default one a processor; at most one a partition is used."),
-]
-TempDir = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="For what passes between stages; about as large as the input.")
-]
 
 
 @app.command("explain")
@@ -185,62 +178,6 @@ def prepare_version(
     typer.echo(f"version {made.version} is ready to replace version {made.replaces} from {shown(made.position)}")
 
 
-@app.command("verify")
-def verify_served(
-    pipeline: PipelineArgument,
-    sample: Annotated[
-        int, typer.Option(min=1, max=10_000_000, help="How many served vectors to compute again.")
-    ] = 1_000,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only events of this event time or later.")] = None,
-    topic: Annotated[
-        Literal["predictions", "features"], typer.Option(help="Where served vectors are taken from.")
-    ] = "predictions",
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another sample.")] = 0,
-    workers: Workers = None,
-    temp_dir: TempDir = None,
-    bootstrap_servers: BootstrapServers = None,
-    kafka_options: KafkaOptions = None,
-    json: JsonFlag = False,
-) -> None:
-    """Compute a seeded sample of served vectors again, from events and labels, and list what differs.
-
-    Exits 1 if any value differs in any bit, or no vector of this feature set was served.
-
-    Example: tidemill features verify fraud --sample 500 --since 2018-07-25
-    """
-    use_kernel_cache()
-    from tidemill.features.offline.backfill import Request
-    from tidemill.features.offline.bounds import parse_bound
-    from tidemill.features.offline.topicinput import Connection
-    from tidemill.features.offline.verification import Sample, verify
-
-    loaded = load_pipeline(pipeline)
-    begin = None if since is None else parse_bound(since, "--since")
-    if begin is not None and begin.time is None:
-        raise ConfigurationError("--since is an event time", hint="Write it as 2018-07-25, or in milliseconds.")
-    connection = Connection(require_servers(bootstrap_servers), parse_kafka_options(kafka_options))
-    wanted = Sample(loaded.topic(topic), sample, seed, None if begin is None else begin.time)
-    with RecordCounter() as counter:
-        request = Request(loaded, workers=workers or os.cpu_count() or 1, temp_dir=temp_dir)
-        verdict = verify(request, wanted, connection, counter)
-    differing = len({(at.id, at.event_time) for at in verdict.mismatches})
-    if json:
-        report = {**asdict(verdict), "mismatches": [at._asdict() for at in verdict.mismatches]}
-        write_json({"pipeline": loaded.name, "topic": wanted.topic, "differing_vectors": differing, **report})
-    else:
-        table = Table("id", "event_time", "feature", "served", "recomputed")
-        for at in verdict.mismatches[:_SHOWN_MISMATCHES]:
-            feature = "the whole vector" if at.feature is None else at.feature
-            table.add_row(at.id, str(at.event_time), feature, _value(at.served), _value(at.recomputed))
-        if verdict.mismatches:
-            console().print(table)
-        typer.echo(f"{verdict.sampled:,} of {verdict.served:,} served vectors computed again, {differing:,} differ")
-        if verdict.other:
-            say(f"{verdict.other:,} vectors of another feature set were left out")
-    if verdict.mismatches:
-        raise typer.Exit(_MISMATCH)
-
-
 def _source(
     request: "Request", sources: list[str], labels: list[Path], arrival: str | None, counter: RecordCounter
 ) -> Any:
@@ -290,10 +227,6 @@ def _report(result: "Result", out: Path, rows: int) -> dict[str, object]:
     }
 
 
-def _value(value: float | None) -> str:
-    return "null" if value is None else repr(value)
-
-
 def _show(explanation: "PipelineExplanation", costs: Mapping[Any, str]) -> None:
     out = console()
     out.print(
@@ -317,3 +250,6 @@ def _table(stage: "StageExplanation") -> Table:
     for feature in stage.features:
         table.add_row(feature.name, feature.definition, feature.null, feature.cost)
     return table
+
+
+app.command("verify")(verify_served)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Collection
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import orjson
@@ -38,6 +39,14 @@ KafkaOptions = Annotated[
 
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A shipped pipeline's name, such as fraud, or a pipeline file.")
+]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, max=1_024, help="Processes, by default one a processor; at most one a partition is used."),
+]
+TempDir = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="For what passes between stages; about as large as the input.")
 ]
 
 _OPTIONS_HINT = 'Write it as {"security.protocol":"SSL","ssl.ca.location":"/etc/ssl/ca.pem"}.'

@@ -90,6 +90,36 @@ OUTCOMES = (
 )
 
 
+VERIFICATION = (
+    Declared(
+        "tidemill_features_verified_total",
+        "counter",
+        "records",
+        "served vectors computed again by `tidemill features verify --every`",
+        "flat: nothing new is served, or the process no longer looks",
+    ),
+    Declared(
+        "tidemill_features_differing_total",
+        "counter",
+        "records",
+        "of those, vectors with a value that could not be repeated to the bit",
+        "any: stop trusting what is served; `tidemill features verify` lists the values",
+    ),
+)
+
+
+class VerificationMetrics:
+    """What repeated verification reports, once a look."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """`metrics` has `VERIFICATION` declared."""
+        self._metrics = metrics
+
+    def looked(self, *, verified: int, differing: int) -> None:
+        self._metrics.count("tidemill_features_verified_total", verified)
+        self._metrics.count("tidemill_features_differing_total", differing)
+
+
 class StageMetrics:
     """What a keyed stage reports, once a transaction."""
 

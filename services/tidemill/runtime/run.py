@@ -12,7 +12,7 @@ from tidemill import clock
 from tidemill.errors import TidemillError
 from tidemill.runtime.config import RuntimeConfig
 from tidemill.runtime.health import Health
-from tidemill.runtime.kafka import Admin, KafkaClient, KafkaIdentity
+from tidemill.runtime.kafka import Admin, KafkaClient, KafkaIdentity, group_offsets
 from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.loop import Loop
 from tidemill.runtime.ports import Partition
@@ -82,8 +82,7 @@ def _run(unit: Unit, config: RuntimeConfig, stop: Event) -> int:
         wait_for_topics(config, _topics(spec), health, stop)
         if spec.predecessor is not None and succeed is not None:
             wait_for_group_to_end(config, spec.predecessor, health, stop)
-            admin = Admin(config.bootstrap_servers, config.kafka_options)
-            succeed(admin.group_offsets(spec.predecessor))
+            succeed(_stopped_at(config, spec.predecessor, [topic.name for topic in spec.inputs]))
     except TidemillError as error:
         _log.critical("service stopped", reason=error.message, next_step=error.hint, kind=type(error).__name__)
         service.close()
@@ -132,6 +131,12 @@ def wait_for_group_to_end(config: RuntimeConfig, group: str, health: Health, sto
             told_at = clock.monotonic()
             _log.info("waiting for the replaced version", group=group, members=members, next_step="stop its processes")
         stop.wait(_ASK_EVERY_S)
+
+
+def _stopped_at(config: RuntimeConfig, group: str, topics: Iterable[str]) -> dict[Partition, int]:
+    counts = Admin(config.bootstrap_servers, config.kafka_options).partition_counts()
+    partitions = [(topic, number) for topic in topics for number in range(counts[topic])]
+    return group_offsets(config.bootstrap_servers, config.kafka_options, group, partitions)
 
 
 def _tune_garbage_collector() -> None:

@@ -15,7 +15,7 @@ from support.polling import eventually
 from support.stageprocesses import stage_process
 from tidemill.cli.__main__ import main
 from tidemill.domain.featureset import feature_set_hash
-from tidemill.runtime.kafka import Admin
+from tidemill.runtime.kafka import Admin, group_offsets
 from tidemill.runtime.pipelinefile import load_pipeline, pipeline_text
 from tidemill.runtime.service import OutRecord
 from tidemill.runtime.topics import apply, plan
@@ -102,7 +102,8 @@ def test_a_new_version_answers_from_the_event_on_at_which_the_old_one_stopped(
         assert (row["fs"], row["features"]) == (feature_set_hash(pipeline), expected[version][row["id"]])
     code, said = prepare(kafka, new_file, capsys)
     assert (code, "has begun already" in said) == (2, True)
-    ends = Admin(kafka).group_offsets(f"{unique}-features-customer")
+    inputs = [(old.topic(role), number) for role in ("events", "labels") for number in range(PARTITIONS)]
+    ends = group_offsets(kafka, {}, f"{unique}-features-customer", inputs)
     assert sum(ends.values()) == 2 * third, "the old version was not asked again"
 
 

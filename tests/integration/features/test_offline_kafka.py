@@ -1,14 +1,17 @@
 """The stages live on a real Kafka; then the same features from history, to the last bit, and the state beside them."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
 import pytest
+from prometheus_client import generate_latest
 
 from support.brokers import KafkaUnderTest, read_all
 from support.livechain import live_vectors
@@ -18,6 +21,14 @@ from support.stageprocesses import stage_process
 from tidemill.cli.__main__ import main
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.pipeline import Pipeline
+from tidemill.features.metrics import VERIFICATION
+from tidemill.features.offline.backfill import Request
+from tidemill.features.offline.topicinput import Connection
+from tidemill.features.offline.verification import Sample, Verdict
+from tidemill.features.offline.watch import keep_verifying
+from tidemill.runtime.health import Health
+from tidemill.runtime.kafka import group_offsets
+from tidemill.runtime.metrics import Metrics
 from tidemill.runtime.pipelinefile import load_pipeline, pipeline_text
 from tidemill.runtime.service import OutRecord
 
@@ -57,9 +68,18 @@ def system(kafka: str, unique: str, tmp_path: Path) -> Iterator[System]:
     made = System(kafka, str(file), pipeline, stream)
     expected = len(live_vectors(load_pipeline("fraud"), [_of_fraud(at) for at in stream], PARTITIONS))
     files = (kafka, str(file))
-    with stage_process(*files, "customer", tmp_path), stage_process(*files, "terminal", tmp_path):
-        eventually(lambda: len(made.served()) >= expected, within_s=WITHIN_S, every_s=0.5)
-        yield made
+    with stage_process(*files, "customer", tmp_path):
+        # The second stage finds all its partitions filled, so that what it writes is in order even on a busy machine;
+        # `verify --since` counts on less than a day of disorder.
+        eventually(lambda: read_by_first_stage(made) == len(stream), within_s=WITHIN_S, every_s=0.5)
+        with stage_process(*files, "terminal", tmp_path):
+            eventually(lambda: len(made.served()) >= expected, within_s=WITHIN_S, every_s=0.5)
+            yield made
+
+
+def read_by_first_stage(system: System) -> int:
+    inputs = [(system.pipeline.topic(role), number) for role in ("events", "labels") for number in range(PARTITIONS)]
+    return sum(group_offsets(system.kafka, {}, f"{system.pipeline.name}-features-customer", inputs).values())
 
 
 def _of_fraud(record: OutRecord) -> OutRecord:
@@ -77,6 +97,25 @@ def run(system: System, capsys: pytest.CaptureFixture[str]) -> Run:
         return (int(left.value.code or 0), *capsys.readouterr())
 
     return command
+
+
+def watched_twice(system: System, folder: Path) -> tuple[list[Verdict], Health]:
+    """What verification as a process finds: everything first, then nothing new."""
+    stop, looks = Event(), list[Verdict]()
+
+    def told(verdict: Verdict) -> None:
+        looks.append(verdict)
+        if len(looks) == 2:
+            stop.set()
+
+    metrics = Metrics({"pipeline": system.pipeline.name, "service": "verification"}, VERIFICATION)
+    health = Health("verification", metrics)
+    sample = Sample(system.pipeline.topic("features"), 9_999)
+    request = Request(system.pipeline, temp_dir=folder)
+    differing = keep_verifying(request, sample, Connection(system.kafka), 0.0, health, lambda *_: None, told, stop)
+    assert differing == sum(look.differing for look in looks)
+    assert health.ready
+    return looks, health
 
 
 def vectors(pipeline: Pipeline, *files: Path) -> list[tuple[str, list[float | None]]]:
@@ -129,6 +168,10 @@ def test_history_gives_what_was_served_and_state_shows_what_is_held(system: Syst
     code, out, _ = run("features", "verify", system.file, "--topic", "features", "--sample", "9999", "--json")
     found = {(at["id"], at["feature"]) for at in json.loads(out)["mismatches"]}
     assert (code, found) == (1, {("never", None), (tampered["id"], "customer_mean_amount_1d")})
+    looks, health = watched_twice(system, tmp_path)
+    assert [(look.sampled, look.differing) for look in looks] == [(len(served) + 2, 2), (0, 0)]
+    text = generate_latest(health.registry).decode()
+    assert re.search(r"tidemill_features_differing_total\{.*\} 2\.0", text)
     code, _, err = run("features", "verify", system.file, "--topic", "features", "--since", "2030-01-01")
     assert (code, "no vector of feature set" in err) == (1, True)
 

@@ -18,7 +18,7 @@ from tidemill.features.offline.bounds import Bound
 from tidemill.features.offline.chain import Chain
 from tidemill.features.offline.topicinput import ROLES, Connection, topic_input
 from tidemill.features.process import service_spec
-from tidemill.runtime.kafka import Admin, seed_groups
+from tidemill.runtime.kafka import Admin, group_offsets, seed_groups
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import OutRecord
 from tidemill.runtime.spec import ServiceSpec
@@ -61,12 +61,12 @@ def prepare(
             f"topics are missing: {', '.join(missing)}", hint="`tidemill topics apply` with this file creates them."
         )
     for spec in specs:
-        if admin.group_members(spec.group) or admin.group_offsets(spec.group):
+        if admin.group_members(spec.group) or _offsets_of(connection, spec.group, spec, counts):
             raise ConfigurationError(
                 f"version {features.version} has begun already: group {spec.group} has members or offsets",
                 hint="It reads on by itself; to prepare it anew, stop it and delete its groups and state topics.",
             )
-    end = _position(pipeline, connection, admin.group_offsets(predecessor), predecessor)
+    end = _position(pipeline, connection, _offsets_of(connection, predecessor, specs[0], counts), predecessor)
     source = topic_input(pipeline, connection, None, Bound(None, end))
     with TemporaryDirectory(prefix="tidemill-prepare-", dir=temp_dir) as folder:
         partitions = [counts[spec.inputs[0].name] for spec in specs]
@@ -84,12 +84,19 @@ def prepare(
     return Prepared(features.version, features.replaces, end, read, written)
 
 
+def _offsets_of(
+    connection: Connection, group: str, spec: ServiceSpec, counts: Mapping[str, int]
+) -> dict[Partition, int]:
+    inputs = [(topic.name, number) for topic in spec.inputs for number in range(counts[topic.name])]
+    return group_offsets(connection.bootstrap_servers, connection.options, group, inputs)
+
+
 def _position(
     pipeline: Pipeline, connection: Connection, committed: Mapping[Partition, int], group: str
 ) -> dict[str, int]:
     """Where the replaced version stands; the beginning of a partition that it has read nothing of."""
     topics = {pipeline.topic(role): role for role in ROLES}
-    if not any(topic in topics for topic, _ in committed):
+    if not committed:
         raise ConfigurationError(
             f"group {group} has no offset for {' or '.join(topics)}: the version to replace never ran",
             hint="Check features.replaces; where nothing is to be taken over, start the new version without it.",

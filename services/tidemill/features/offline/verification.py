@@ -52,6 +52,17 @@ class Verdict:
     unreadable: int
     sampled: int
     mismatches: tuple[Mismatch, ...]
+    newest: int = 0
+    """Largest event time among those served, in ms."""
+
+    @property
+    def differing(self) -> int:
+        """Vectors with at least one value that differs."""
+        return len({(at.id, at.event_time) for at in self.mismatches})
+
+
+class NothingServedError(TidemillError):
+    """There is no vector of the feature set to verify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +76,10 @@ class Sample:
 
 
 def verify(request: Request, sample: Sample, connection: Connection, say: Say) -> Verdict:
-    """Blocks for a backfill of the sample's span. Raises TidemillError if nothing of this feature set was served."""
+    """Blocks for a backfill of the sample's span. Raises NothingServedError if there is nothing of this feature set."""
     drawn, verdict = _draw(request, sample, connection)
     if not drawn:
-        raise TidemillError(
+        raise NothingServedError(
             f"{sample.topic} holds no vector of feature set {feature_set_hash(request.pipeline)} to verify"
             + (f" since {sample.since} ms" if sample.since is not None else ""),
             hint=f"{verdict.other:,} vectors there are of another feature set; give the pipeline file that served.",
@@ -98,7 +109,7 @@ def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[dic
     decode = msgspec.json.Decoder(Served).decode
     feature_set = feature_set_hash(request.pipeline)
     kept: list[tuple[int, str, int, int, Served]] = []
-    served = other = unreadable = 0
+    served = other = unreadable = newest = 0
     start = None
     if sample.since is not None:
         with closing(connection.reader([sample.topic])) as reader:
@@ -121,6 +132,7 @@ def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[dic
                     other += 1
                     continue
                 served += 1
+                newest = max(newest, row.event_time)
                 entry = (-_rank(sample.seed, row.id), row.id, row.event_time, served, row)
                 if len(kept) < sample.size:
                     heapq.heappush(kept, entry)
@@ -131,7 +143,7 @@ def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[dic
     drawn: dict[_Event, list[Served]] = {}
     for *_, row in kept:
         drawn.setdefault((row.id, row.event_time), []).append(row)
-    return drawn, Verdict(served, other, unreadable, len(kept), ())
+    return drawn, Verdict(served, other, unreadable, len(kept), (), newest)
 
 
 def _rank(seed: int, id_: str) -> int:

@@ -2,8 +2,9 @@
 
 from tidemill.runtime.kafka.admin import Admin
 from tidemill.runtime.kafka.client import KafkaClient, KafkaIdentity
+from tidemill.runtime.kafka.offsets import group_offsets
 from tidemill.runtime.kafka.plain import PlainProducer
 from tidemill.runtime.kafka.reader import TopicReader
 from tidemill.runtime.kafka.seeding import seed_groups
 
-__all__ = ["Admin", "KafkaClient", "KafkaIdentity", "PlainProducer", "TopicReader", "seed_groups"]
+__all__ = ["Admin", "KafkaClient", "KafkaIdentity", "PlainProducer", "TopicReader", "group_offsets", "seed_groups"]

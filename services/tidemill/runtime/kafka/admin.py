@@ -1,10 +1,10 @@
 """Topics of a broker: list, describe, create, alter."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
@@ -13,7 +13,6 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from tidemill import clock
 from tidemill.errors import TidemillError
 from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, base_settings, error_of, refused
-from tidemill.runtime.ports import Partition
 from tidemill.runtime.topics import ExistingTopic, TopicDefinition
 
 _LEADERS_WITHIN_S = 30.0
@@ -24,7 +23,6 @@ _COORDINATOR_MOVES = frozenset(
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
         KafkaError._TIMED_OUT,
     }
 )
@@ -101,26 +99,19 @@ class Admin:
 
     def group_members(self, group: str) -> int:
         """How many members a consumer group has at this moment; 0 for one that does not exist."""
-
-        def ask() -> Future[Any]:
-            return self._client.describe_consumer_groups([group], request_timeout=_GROUP_TIMEOUT_S)[group]
-
-        found = _of_coordinator(f"describing group {group}", ask)
-        return 0 if found is None else len(found.members)
-
-    def group_offsets(self, group: str) -> dict[Partition, int]:
-        """Committed offsets of a group, once no transaction that holds one is pending."""
-
-        def ask() -> Future[Any]:
-            wanted = [ConsumerGroupTopicPartitions(group)]
-            answers = self._client.list_consumer_group_offsets(
-                wanted, require_stable=True, request_timeout=_GROUP_TIMEOUT_S
-            )
-            return answers[group]
-
-        found = _of_coordinator(f"asking for the offsets of group {group}", ask)
-        positions = [] if found is None else found.topic_partitions
-        return {(at.topic, at.partition): at.offset for at in positions if at.offset >= 0}
+        give_up = clock.monotonic() + CALL_TIMEOUT_S
+        while True:
+            answer = self._client.describe_consumer_groups([group], request_timeout=_GROUP_TIMEOUT_S)[group]
+            try:
+                return len(answer.result(timeout=_GROUP_TIMEOUT_S + 1).members)
+            except KafkaException as exception:
+                error = error_of(exception)
+                if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return 0
+                # Its coordinator is not found yet, or still loads.
+                if error.code() not in _COORDINATOR_MOVES or clock.monotonic() > give_up:
+                    raise refused(f"describing group {group}", error) from None
+                clock.pause(_ASK_AGAIN_S)
 
     def _metadata(self, timeout_s: float) -> dict[str, Any]:
         try:
@@ -146,21 +137,6 @@ def _shape(topic: Any) -> tuple[int, int]:
 def _all(doing: str, answers: Iterable[Future[Any]]) -> None:
     for answer in answers:
         _result(doing, answer)
-
-
-def _of_coordinator(doing: str, ask: Callable[[], Future[Any]]) -> Any:
-    """None for a group that does not exist. A coordinator that is not found yet, or still loads, is asked again."""
-    give_up = clock.monotonic() + CALL_TIMEOUT_S
-    while True:
-        try:
-            return ask().result(timeout=_GROUP_TIMEOUT_S + 1)
-        except KafkaException as exception:
-            error = error_of(exception)
-            if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return None
-            if error.code() not in _COORDINATOR_MOVES or clock.monotonic() > give_up:
-                raise refused(doing, error) from None
-            clock.pause(_ASK_AGAIN_S)
 
 
 def _result(doing: str, answer: Future[T], tolerated: int | None = None) -> T | Any:

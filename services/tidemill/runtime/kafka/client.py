@@ -10,11 +10,11 @@ from tidemill import clock
 from tidemill.errors import Fenced, StateCorrupt
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
+from tidemill.runtime.kafka.offsets import stable_offsets
 from tidemill.runtime.kafka.producer import TransactionalProducer
 from tidemill.runtime.kafka.reader import partition_numbers
 from tidemill.runtime.kafka.records import drain, harmless, serve_callbacks, sort_out
 from tidemill.runtime.kafka.settings import (
-    CALL_TIMEOUT_S,
     Settings,
     error_of,
     reading_settings,
@@ -27,7 +27,6 @@ from tidemill.runtime.logs import get_logger
 from tidemill.runtime.ports import Partition, Polled, RebalanceListener, Watermarks
 from tidemill.runtime.service import OutRecord
 
-_STABLE_WITHIN_S = 60.0
 _LAST_AND_MARKER = 2
 _SEEK_WITHIN_S = 10.0
 _log = get_logger("kafka")
@@ -126,20 +125,7 @@ class KafkaClient:
                     clock.pause(0.005)
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
-        """librdkafka asks for stable offsets under read_committed; UNSTABLE_OFFSET_COMMIT means a pending one."""
-        wanted = [TopicPartition(*partition) for partition in partitions]
-        deadline = Deadline(_STABLE_WITHIN_S)
-        while True:
-            try:
-                found = self._member.committed(wanted, timeout=deadline.at_most(CALL_TIMEOUT_S))
-                failed = next((at.error for at in found if at.error is not None), None)
-                if failed is None:
-                    return {(at.topic, at.partition): at.offset if at.offset >= 0 else None for at in found}
-            except KafkaException as exception:
-                failed = error_of(exception)
-            if deadline.passed or not (harmless(failed) or failed.code() == KafkaError.UNSTABLE_OFFSET_COMMIT):
-                raise refused("asking for committed offsets", failed)
-            _log.info("waiting for stable offsets", error=failed.name())
+        return stable_offsets(self._member, partitions)
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
         """The true high watermark, not the last stable offset that a read_committed consumer is told."""
