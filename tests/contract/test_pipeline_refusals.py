@@ -33,6 +33,10 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     "label field of every record": ("field: fraud", "field: status", "label.field", "every record"),
     "label field of the event": ("field: fraud", "field: amount", "label.field", "a field of the event"),
     "retention below what is needed": ("retention_ms: -1", "retention_ms: 1000", "topics.retention_ms", "1209600000"),
+    "version that replaces itself": (
+        *("features:\n  version: 1\n", "features:\n  version: 1\n  replaces: 1\n", "features.replaces"),
+        "raise features.version",
+    ),
     "two stages of an entity": ("entity: terminal", "entity: customer", "features.stages.1.entity", "second stage"),
     "first stage of another entity": ("entity: customer", "entity: terminal", "features.stages.0.entity", "keyed by"),
     "stage of an unknown entity": ("entity: terminal", "entity: merchant", "features.stages.1.entity", "customer, ter"),
