@@ -26,6 +26,7 @@ from tidemill.domain.windows import (
 from tidemill.features.core import kernels, scan
 from tidemill.features.core.columns import Column, conditions_of, fields_of, ordered, text_condition
 from tidemill.features.core.rings import LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
+from tidemill.features.core.summarydefinition import compile_summaries
 
 _SUMMED = {
     "count": kernels.OP_COUNT,
@@ -83,7 +84,7 @@ class StageDefinition:
     """Number fields that `kept` is made from, and `scales` theirs."""
     scales: tuple[int, ...]
     texts: tuple[str, ...]
-    """Text fields that `kept` is made from."""
+    """Text fields that `kept` and `summarized` are made from."""
     tables: Tables
     lateness: int
     retention: int
@@ -95,6 +96,8 @@ class StageDefinition:
     """Event fields that expressions read."""
     earlier: tuple[str, ...] = ()
     """Names of the vector that earlier stages made, in its order; empty if no expression reads one of them."""
+    summarized: tuple[Column, ...] = ()
+    """What an event brings to the summaries."""
 
     @property
     def columns(self) -> int:
@@ -108,7 +111,8 @@ class StageDefinition:
     @property
     def fields(self) -> tuple[str, ...]:
         """The numeric event fields this stage reads, each once; the first ones are `numbers`."""
-        return tuple(dict.fromkeys((*self.numbers, *(field for _, field in self.values), *self.derived_fields)))
+        read = (*self.numbers, *(field for _, field in self.values), *self.derived_fields)
+        return tuple(dict.fromkeys((*read, *fields_of(self.summarized, texts=False))))
 
     @property
     def fingerprint(self) -> int:
@@ -239,6 +243,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         compiler.add(feature)
     tables = compiler.tables()
     kept = tuple(compiler.kept)
+    summarized = compile_summaries(pipeline, index).columns
     numbers = fields_of(kept, texts=False)
     retention = max([features.label_lateness, *(feature.look_back for feature in windowed)]) + late
     derived = evaluation_order(stage)
@@ -257,7 +262,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         kept=kept,
         numbers=numbers,
         scales=tuple(pipeline.event.numbers[name].scale for name in numbers),
-        texts=fields_of(kept, texts=True),
+        texts=fields_of((*kept, *summarized), texts=True),
         tables=tables,
         lateness=late,
         retention=retention,
@@ -265,4 +270,5 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         derived=tuple((names.index(name), tree) for name, tree in derived),
         derived_fields=tuple(field for field in pipeline.event.numbers if field in of_event),
         earlier=before if made_before else (),
+        summarized=summarized,
     )
