@@ -52,3 +52,8 @@ class SummarySpec(Section):
     def span(self) -> int:
         """How far the watermark may be behind an event's time plus this, until nothing that holds it is open."""
         return self.window.gap if isinstance(self.window, SessionWindow) else self.window.size
+
+    @property
+    def corrected_within(self) -> int:
+        """How far behind the watermark an event may be and still correct a summary; 0 if none does."""
+        return self.window.reach + self.span + self.corrections_for if self.on_late == "correct" else 0

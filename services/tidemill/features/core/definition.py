@@ -229,7 +229,8 @@ def _table(lines: Sequence[tuple[int, ...]], width: int) -> Int64s:
 def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     """Compile stage `index`. Assumes a validated pipeline (fields that exist, windows where an aggregate needs one).
 
-    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come.
+    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come; and for
+    as long as a duplicate of it could reach a summary that is corrected.
     Lateness is judged in the first stage. A later stage sees a key's events out of order whenever two primary keys
     are, so it takes whatever is no older than a label may be.
     """
@@ -245,7 +246,8 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     kept = tuple(compiler.kept)
     summarized = compile_summaries(pipeline, index).columns
     numbers = fields_of(kept, texts=False)
-    retention = max([features.label_lateness, *(feature.look_back for feature in windowed)]) + late
+    kept_for = [summary.corrected_within for summary in stage.summaries]
+    retention = max([features.label_lateness, *(feature.look_back for feature in windowed), *kept_for]) + late
     derived = evaluation_order(stage)
     before = tuple(name for one in features.stages[:index] for feature in one.features for name in feature.columns)
     read = {(feature, name.name) for feature, tree in derived for name in expression_names(tree)}

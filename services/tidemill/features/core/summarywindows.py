@@ -49,7 +49,7 @@ class Window:
         self.revision = -1
         self.opened = first
         self.identities: set[int] = set()
-        """Of every event in it, for a summary that is corrected: late events pass no other check for duplicates."""
+        """Of the late events in it: the rings, which know all others again, do not hold them."""
 
 
 class Event(NamedTuple):
@@ -111,12 +111,12 @@ class SummaryWindows:
     def close(self, watermark: int) -> Iterator[Summary]:
         """What closes at this watermark, by the time at which it closes, then by key, then as the file has them."""
         while self._due and self._due[0][0] <= watermark:
-            _, key, number, born = heappop(self._due)
+            due, key, number, born = heappop(self._due)
             name = WindowName(number, key, born)
             window = self.get(name)
             if window is None:
                 continue
-            if self._due_of(name, window) > watermark:
+            if self._due_of(name, window) > due:  # the session has grown since
                 self._await(name, window)
             elif window.revision < 0:
                 yield self._revised(name, window)
@@ -133,7 +133,7 @@ class SummaryWindows:
             self.missed += 1
             return
         definition = self._definitions[name.summary]
-        if definition.corrections_for:
+        if event.late:
             identity = (event.identity + event.time * _MIX) & _WORD
             if identity in window.identities:
                 return
