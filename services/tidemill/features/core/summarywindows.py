@@ -80,8 +80,17 @@ class SummaryWindows:
 
     @property
     def next_due(self) -> int | None:
-        """No window closes, and none is forgotten, at a watermark below this."""
-        return self._due[0][0] if self._due else None
+        """The watermark at which a window closes or is forgotten next."""
+        while self._due:
+            due, key, number, born = self._due[0]
+            name = WindowName(number, key, born)
+            window = self.get(name)
+            if window is not None and self._due_of(name, window) <= due:
+                return due
+            heappop(self._due)
+            if window is not None:
+                self._await(name, window)
+        return None
 
     def get(self, name: WindowName) -> Window | None:
         return self._windows.get((name.summary, name.key), {}).get(name.born)
