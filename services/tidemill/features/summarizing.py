@@ -61,9 +61,9 @@ class SummarizingStage(KeyedStage):
             if said is not None:
                 output.records.append(self._told(self._input, partition, partition, said[0], self._stamp(partition)))
                 self._counts["idle"] += 1
-        if self._kept:
-            for partition in sorted(self._touched):
-                output.state += (StateEntry(partition, *entry) for entry in self._held[partition].pack())
+        for partition in sorted(self._touched):
+            entries = [StateEntry(partition, *entry) for entry in self._held[partition].pack()]
+            output.state += entries if self._kept else ()
         self._touched.clear()
         self._report()
         return output

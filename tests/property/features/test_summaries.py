@@ -44,7 +44,8 @@ def test_summaries_are_those_of_the_oracle_in_its_order(seed: int) -> None:
 @settings(max_examples=60, deadline=None)
 def test_neither_batches_nor_crashes_change_what_is_written_or_kept(seed: int) -> None:
     chance = random.Random(seed)
-    pipeline = shop(summaries(chance, within=chance.choice([4 * SECOND, LONG])), chance.choice(LATENESSES))
+    behind = summaries(chance) if chance.random() < 0.5 else None
+    pipeline = shop(summaries(chance, within=chance.choice([4 * SECOND, LONG])), chance.choice(LATENESSES), behind)
     items = arrivals(chance, 120)
     whole: dict[bytes, bytes] = {}
     expected = _outputs(flushed(stage_of(pipeline), items, whole).records)
