@@ -27,7 +27,7 @@ seeds = st.integers(0, 2**32)
 
 
 @given(seeds)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_summaries_are_those_of_the_oracle_in_its_order(seed: int) -> None:
     chance = random.Random(seed)
     specs, lateness, counted = summaries(chance), chance.choice(LATENESSES), Counted()
@@ -41,7 +41,7 @@ def test_summaries_are_those_of_the_oracle_in_its_order(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_neither_batches_nor_crashes_change_what_is_written_or_kept(seed: int) -> None:
     chance = random.Random(seed)
     behind = summaries(chance) if chance.random() < 0.5 else None
@@ -68,7 +68,7 @@ def test_neither_batches_nor_crashes_change_what_is_written_or_kept(seed: int) -
 
 
 @given(seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_session_is_never_longer_than_within_and_no_event_is_lost_or_counted_twice(seed: int) -> None:
     chance = random.Random(seed)
     within = chance.choice([0, 1, 4, 9]) * SECOND + 3 * SECOND
