@@ -42,6 +42,8 @@ class SummaryDefinition:
     lines: tuple[Line, ...]
     fingerprint: int
     """32 bits over what a window's state means; that of another fingerprint cannot be continued."""
+    has_squares: bool
+    """Whether a line sums up squares."""
 
 
 @dataclass(frozen=True)
@@ -112,4 +114,5 @@ def _definition(pipeline: Pipeline, summary: SummarySpec, columns: _Columns) -> 
         corrections_for=summary.corrections_for,
         lines=tuple(columns.line(field) for field in summary.fields),
         fingerprint=zlib.crc32(orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS)),
+        has_squares=any(field.aggregate == "std" for field in summary.fields),
     )

@@ -38,7 +38,7 @@ class PartitionSummaries:
     def event(self, event: Event) -> list[Summary]:
         """An event: corrections that it makes, then what it closes."""
         before = self.watermark.value
-        made = list(self.windows.add(event, before))
+        made = self.windows.add(event, before)
         if not event.late:
             self.watermark.event(event.time)
             made += self.windows.close(self.watermark.value)
@@ -92,14 +92,16 @@ class PartitionSummaries:
         return b"".join((summary, b"\x00", name.key, name.born.to_bytes(_BORN, "big", signed=True), _MARK))
 
     def _value(self, name: WindowName, window: Window) -> bytes:
-        # Squares outgrow what JSON readers take for an integer.
-        states = [list(map(str, state)) for state in window.states]
-        header = [
-            *(self._definitions[name.summary].fingerprint, window.first, window.last, window.revision, window.opened),
-            states,
-        ]
-        identities = b"".join(one.to_bytes(_WORD, "big") for one in sorted(window.identities))
-        return orjson.dumps(header) + b"\n" + identities
+        definition = self._definitions[name.summary]
+        states: object = window.states
+        if definition.has_squares:  # which outgrow what JSON readers take for an integer
+            states = [list(map(str, state)) for state in window.states]
+        header = orjson.dumps(
+            [definition.fingerprint, window.first, window.last, window.revision, window.opened, states]
+        )
+        if not window.identities:
+            return header
+        return header + b"\n" + b"".join(one.to_bytes(_WORD, "big") for one in sorted(window.identities))
 
     def _put(self, name: WindowName, value: bytes) -> None:
         header, _, identities = value.partition(b"\n")

@@ -93,7 +93,8 @@ class SummaryWindows:
         return None
 
     def get(self, name: WindowName) -> Window | None:
-        return self._windows.get((name.summary, name.key), {}).get(name.born)
+        windows = self._windows.get(name[:2])
+        return None if windows is None else windows.get(name.born)
 
     def put(self, name: WindowName, window: Window) -> None:
         """Restore a window as it was."""
@@ -101,21 +102,23 @@ class SummaryWindows:
         self._count += 1
         self._await(name, window)
 
-    def add(self, event: Event, watermark: int) -> Iterator[Summary]:
-        """Put an event into its windows, before it moves the watermark. Yields corrections of closed ones."""
+    def add(self, event: Event, watermark: int) -> list[Summary]:
+        """Put an event into its windows, before it moves the watermark. Returns corrections of closed ones."""
+        made: list[Summary] = []
         for number, definition in enumerate(self._definitions):
             if event.late and not definition.corrections_for:
                 continue
             if definition.gap:
-                yield from self._into(self._session(number, event, watermark), event, watermark)
-            else:
-                hop, size = definition.hop, definition.size
-                newest = event.time // hop * hop
-                for start in range(newest - size + hop, newest + 1, hop):
-                    name = WindowName(number, event.key, start)
-                    if self.get(name) is None:
-                        self._create(name, start, start + size, watermark)
-                    yield from self._into(name, event, watermark)
+                name, window = self._session(number, event, watermark)
+                self._into(name, window, event, watermark, made)
+                continue
+            hop, size = definition.hop, definition.size
+            newest = event.time // hop * hop
+            for start in range(newest - size + hop, newest + 1, hop):
+                name = WindowName(number, event.key, start)
+                window = self.get(name) or self._create(name, start, start + size, watermark)
+                self._into(name, window, event, watermark, made)
+        return made
 
     def close(self, watermark: int) -> Iterator[Summary]:
         """What closes at this watermark, by the time at which it closes, then by key, then as the file has them."""
@@ -136,26 +139,26 @@ class SummaryWindows:
             else:
                 self._forget(name)
 
-    def _into(self, name: WindowName, event: Event, watermark: int) -> Iterator[Summary]:
-        window = self.get(name)
+    def _into(self, name: WindowName, window: Window | None, event: Event, watermark: int, made: list[Summary]) -> None:
+        """`window` is None where nothing can be written of it any more."""
         if window is None:
             self.missed += 1
             return
-        definition = self._definitions[name.summary]
         if event.late:
             identity = (event.identity + event.time * _MIX) & _WORD
             if identity in window.identities:
                 return
             window.identities.add(identity)
+        definition = self._definitions[name.summary]
         for line, state in zip(definition.lines, window.states, strict=True):
             accumulation.add(line, state, event.time, event.row)
         if definition.gap:
             window.first, window.last = min(window.first, event.time), max(window.last, event.time)
         self.changed.add(name)
         if window.revision >= 0 or self._closing(name, window) <= watermark:
-            yield self._revised(name, window)
+            made.append(self._revised(name, window))
 
-    def _session(self, number: int, event: Event, watermark: int) -> WindowName:
+    def _session(self, number: int, event: Event, watermark: int) -> tuple[WindowName, Window | None]:
         """Where the event goes: an open session that it extends, joined with the next if it closes the gap between
         them; else a closed one; else one of its own."""
         definition = self._definitions[number]
@@ -167,13 +170,12 @@ class SummaryWindows:
         )
         if not near:
             name = WindowName(number, event.key, event.time)
-            self._create(name, event.time, event.time, watermark)
-            return name
+            return name, self._create(name, event.time, event.time, watermark)
         name = WindowName(number, event.key, near[0][2])
         for closed, _, born in near[1:]:
             if not closed and not near[0][0]:
                 self._join(name, WindowName(number, event.key, born))
-        return name
+        return name, self.get(name)
 
     def _join(self, name: WindowName, other: WindowName) -> None:
         """Take the open window `other` into `name`, unless both together are too long."""
@@ -190,12 +192,13 @@ class SummaryWindows:
         window.identities |= later.identities
         self._forget(other)
 
-    def _create(self, name: WindowName, first: int, last: int, watermark: int) -> None:
+    def _create(self, name: WindowName, first: int, last: int, watermark: int) -> Window | None:
         """A new window, unless the watermark has passed what can still be written of it."""
         window = Window(first, last, [accumulation.empty(line) for line in self._definitions[name.summary].lines])
         if self._closing(name, window) + self._definitions[name.summary].corrections_for <= watermark:
-            return
+            return None
         self.put(name, window)
+        return window
 
     def _forget(self, name: WindowName) -> None:
         windows = self._windows[name.summary, name.key]
