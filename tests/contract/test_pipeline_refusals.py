@@ -12,14 +12,15 @@ import jsonschema_rs
 import pytest
 from ruamel.yaml import YAML
 
-from tidemill.domain import derivedrules, featurerules, pipelinerules, sourcerules
+from support.summaryrefusals import SUMMARY_RULES
+from tidemill.domain import derivedrules, featurerules, pipelinerules, sourcerules, summaryrules
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import pipelinecontracts
 from tidemill.runtime.pipelinefile import Problem, load_pipeline, parse_pipeline, pipeline_text, problems
 from tidemill_schemas import pipeline_schema
 
 SHIPPED = pipeline_text("fraud")[0]
-RULE_MODULES = (pipelinerules, featurerules, derivedrules, sourcerules, pipelinecontracts)
+RULE_MODULES = (pipelinerules, featurerules, derivedrules, summaryrules, sourcerules, pipelinecontracts)
 
 # What is replaced in the shipped file, by what; the path of the mistake, and part of what is said.
 RULES: dict[str, tuple[str, str, str, str]] = {
@@ -281,6 +282,7 @@ RULES: dict[str, tuple[str, str, str, str]] = {
         "no field 'colour'",
     ),
 }
+RULES |= SUMMARY_RULES
 
 
 def changed(old: str, new: str) -> str:

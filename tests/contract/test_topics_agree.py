@@ -46,7 +46,7 @@ def test_topic_files_have_known_members_and_name_known_services(definition: dict
     assert definition.keys() <= MEMBERS
     assert MEMBERS - {"per", "name", "may_add_partitions"} <= definition.keys()
     known = SERVICES | {"features", "producers", "users", "features-{first}", "features-{last}"}
-    known |= {"features-{entity}", "features-{previous}"}
+    known |= {"features-{entity}", "features-{previous}", "{idle_writer}"}
     assert set(definition["written_by"]) | set(definition["read_by"]) <= known
 
 

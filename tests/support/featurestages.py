@@ -1,7 +1,7 @@
 """Keyed stages and joins without a Kafka: built as the service builds them, driven record by record."""
 
 from tidemill.domain.pipeline import Pipeline
-from tidemill.features.metrics import FEATURES, OUTCOMES, JoinMetrics, StageMetrics
+from tidemill.features.metrics import FEATURES, OUTCOMES, SUMMARIES, JoinMetrics, StageMetrics
 from tidemill.features.shell import KeyedStage
 from tidemill.runtime.metrics import Metrics
 
@@ -15,4 +15,4 @@ def join_metrics(pipeline: Pipeline) -> JoinMetrics:
 
 
 def metrics(pipeline: Pipeline) -> Metrics:
-    return Metrics({"pipeline": pipeline.name, "service": "features"}, (*FEATURES, *OUTCOMES))
+    return Metrics({"pipeline": pipeline.name, "service": "features"}, (*FEATURES, *SUMMARIES, *OUTCOMES))

@@ -239,6 +239,8 @@ def _show(explanation: "PipelineExplanation", costs: Mapping[Any, str]) -> None:
             f"Memory a key: {stage.formula} bytes; {stage.example_bytes:,} at {stage.example_rows:,} rows. An event is "
             f"a row, its label another; both stay for {stage.retention}. Accepted up to {stage.lateness} late.\n"
         )
+        if stage.summaries:
+            out.print(_summaries(stage))
     used = {feature.cost for stage in explanation.stages for feature in stage.features}
     for cost, meaning in costs.items():
         if cost in used:
@@ -249,6 +251,15 @@ def _table(stage: "StageExplanation") -> Table:
     table = Table("feature", "definition", "null", "cost", title=f"Stage {stage.entity}", title_justify="left")
     for feature in stage.features:
         table.add_row(feature.name, feature.definition, feature.null, feature.cost)
+    return table
+
+
+def _summaries(stage: "StageExplanation") -> Table:
+    title = f"Summaries of stage {stage.entity}, in {stage.summaries[0].topic}"
+    table = Table("summary", "window", "written", "late events", "values", title=title, title_justify="left")
+    for one in stage.summaries:
+        values = "\n".join(f"{name}: {meaning}" for name, meaning in one.values.items())
+        table.add_row(one.name, one.window, one.closes, one.late, values)
     return table
 
 

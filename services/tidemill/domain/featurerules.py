@@ -151,12 +151,12 @@ def _where(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mis
         yield Mistake(path, f"cannot read the filter {feature.where!r}: {error}")
         return
     for comparison in condition.comparisons:
-        fault = _comparison(pipeline, comparison)
+        fault = comparison_fault(pipeline, comparison)
         if fault is not None:
             yield Mistake(path, fault)
 
 
-def _comparison(pipeline: Pipeline, comparison: Comparison) -> str | None:
+def comparison_fault(pipeline: Pipeline, comparison: Comparison) -> str | None:
     """What is wrong with it, if anything."""
     event, field, value = pipeline.event, comparison.field, comparison.value
     if field in event.texts:

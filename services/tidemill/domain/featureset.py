@@ -17,11 +17,13 @@ def feature_set_hash(pipeline: Pipeline) -> str:
     """12 hex digits over everything that decides the vector's values: names, windows, filters, lateness, version,
     scales.
 
-    `max_idle_ms`, `state` and `replaces` are left out: how long a stage waits, where it keeps rows and where it begins
-    changes no definition. A
-    duration and the sliding window of it, and two spellings of a filter, are the same.
+    `max_idle_ms`, `idle_timeout`, `state` and `replaces` are left out, as how long a stage waits, where it keeps rows
+    and where it begins change no definition, and so are summaries, which no vector holds. A duration and the sliding
+    window of it, and two spellings of a filter, are the same.
     """
-    features = pipeline.features.model_dump(mode="json", by_alias=True, exclude={"max_idle_ms", "state", "replaces"})
+    left_out: dict[str, Any] = {"max_idle_ms": True, "idle_timeout": True, "state": True, "replaces": True}
+    left_out["stages"] = {"__all__": {"summaries"}}
+    features = pipeline.features.model_dump(mode="json", by_alias=True, exclude=left_out)
     for stage, written in zip(pipeline.features.stages, features["stages"], strict=True):
         written["features"] = [_document(feature) for feature in stage.features]
     scales = {name: number.scale for name, number in pipeline.event.numbers.items()}

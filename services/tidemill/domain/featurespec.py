@@ -6,6 +6,7 @@ from pydantic import Field
 
 from tidemill.domain.durations import DAY_MS, DurationMs
 from tidemill.domain.section import FieldName, Section
+from tidemill.domain.summaryspec import SummarySpec
 from tidemill.domain.windows import SlidingWindow, Window, WindowSpec
 
 Aggregate = Literal[
@@ -80,10 +81,11 @@ class FeatureSpec(Section):
 
 
 class StageSpec(Section):
-    """All features of one entity; one process group computes them."""
+    """All features of one entity, and the summaries of its closed windows; one process group computes them."""
 
     entity: FieldName
     features: tuple[FeatureSpec, ...] = Field(min_length=1)
+    summaries: tuple[SummarySpec, ...] = ()
 
 
 class FeaturesSpec(Section):
@@ -107,12 +109,21 @@ class FeaturesSpec(Section):
         description="memory: no changelog is written, so windows begin empty after a restart, a rebalance or an "
         "aborted transaction, and features are too small until the longest window has passed",
     )
+    idle_timeout: DurationMs = Field(
+        60_000,
+        description="for summaries: a partition that had no event for so long, by the clock, gets a watermark record, "
+        "so that its windows close; 0: never",
+    )
     stages: tuple[StageSpec, ...] = Field(min_length=1)
 
     @property
     def suffix(self) -> str:
         """What this version adds to names that are its own: nothing for the first, `-v2`, …"""
         return version_suffix(self.version)
+
+    def summaries_behind(self, index: int) -> tuple[SummarySpec, ...]:
+        """Those of all stages after stage `index`; if there are any, it hands its watermarks on."""
+        return tuple(summary for stage in self.stages[index + 1 :] for summary in stage.summaries)
 
 
 def version_suffix(version: int) -> str:

@@ -55,6 +55,39 @@ FEATURES = (
     ),
 )
 
+SUMMARIES = (
+    Declared(
+        "tidemill_features_summaries_total",
+        "counter",
+        "records",
+        "summaries written, by revision (first, correction)",
+        "no first ones while events come: the watermark stands still (a partition is silent and idle_timeout is 0)",
+        ("revision",),
+    ),
+    Declared(
+        "tidemill_features_summaries_missed_total",
+        "counter",
+        "records",
+        "times an accepted event came behind the closing of its window and was left out of the summary",
+        "rising: raise features.allowed_lateness, or let the summary correct (on_late)",
+    ),
+    Declared(
+        "tidemill_features_windows",
+        "gauge",
+        "records",
+        "windows of summaries held: open ones, and closed ones that may be corrected",
+        "growing without end: the watermark stands still",
+    ),
+    Declared(
+        "tidemill_features_watermarks_total",
+        "counter",
+        "records",
+        "watermark records written, by kind (idle: for a silent partition; handed_on: to the next stage)",
+        "idle rising with events coming: partitions without keys, or idle_timeout is shorter than usual pauses",
+        ("kind",),
+    ),
+)
+
 OUTCOMES = (
     Declared(
         "tidemill_outcomes_written_total",
@@ -140,6 +173,24 @@ class StageMetrics:
         self._metrics.count("tidemill_features_state_records_total", written)
         self._metrics.set("tidemill_features_state_keys", keys)
         self._metrics.set("tidemill_features_state_bytes", memory_bytes)
+
+
+class SummaryMetrics:
+    """What the summaries of a stage report, once a transaction."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """`metrics` has `SUMMARIES` declared."""
+        self._metrics = metrics
+
+    def written(self, *, first: int, corrections: int, missed: int, windows: int) -> None:
+        self._metrics.count("tidemill_features_summaries_total", first, "first")
+        self._metrics.count("tidemill_features_summaries_total", corrections, "correction")
+        self._metrics.count("tidemill_features_summaries_missed_total", missed)
+        self._metrics.set("tidemill_features_windows", windows)
+
+    def watermarks(self, *, idle: int, handed_on: int) -> None:
+        self._metrics.count("tidemill_features_watermarks_total", idle, "idle")
+        self._metrics.count("tidemill_features_watermarks_total", handed_on, "handed_on")
 
 
 class JoinMetrics:

@@ -6,7 +6,7 @@ from tidemill import clock
 from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import ConfigurationError
 from tidemill.features.config import OUTCOMES_STAGE, FeaturesConfig
-from tidemill.features.metrics import FEATURES, OUTCOMES, JoinMetrics, StageMetrics
+from tidemill.features.metrics import FEATURES, OUTCOMES, SUMMARIES, JoinMetrics, StageMetrics, SummaryMetrics
 from tidemill.features.outcomes import OutcomeStage, outcome_inputs
 from tidemill.runtime.health import Health, SharedHealth, serve_http
 from tidemill.runtime.inputs import InputTopic
@@ -26,7 +26,7 @@ def run(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> int:
     metrics: list[Metrics] = []
     for spec, (_, stage) in zip(specs, chosen, strict=True):
         constant = {"pipeline": spec.pipeline, "service": spec.name}
-        declared = OUTCOMES if stage == OUTCOMES_STAGE else FEATURES
+        declared = OUTCOMES if stage == OUTCOMES_STAGE else (*FEATURES, *SUMMARIES)
         metrics.append(Metrics(constant, declared, metrics[0] if metrics else None))
     healths = [
         Health(spec.name if len(chosen) == 1 else spec.group, metric, config.instance)
@@ -103,6 +103,7 @@ def _unit(spec: ServiceSpec, pipeline: Pipeline, stage: str, health: Health) -> 
     # numba is imported here and not above: the join does without it.
     from tidemill.features.core.definition import compile_stage
     from tidemill.features.shell import KeyedStage
+    from tidemill.features.summarizing import SummarizingStage
     from tidemill.features.warmup import compile_kernels
 
     log = get_logger("features")
@@ -112,5 +113,8 @@ def _unit(spec: ServiceSpec, pipeline: Pipeline, stage: str, health: Health) -> 
     index = [one.entity for one in pipeline.features.stages].index(stage)
     compile_kernels(rowwise=compile_stage(pipeline, index).tables.rowwise)
     log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
+    if pipeline.features.stages[index].summaries or pipeline.features.summaries_behind(index):
+        stage_metrics, summary_metrics = StageMetrics(health.metrics), SummaryMetrics(health.metrics)
+        return Unit(spec, SummarizingStage(pipeline, index, stage_metrics, summary_metrics), health)
     service = KeyedStage(pipeline, index, StageMetrics(health.metrics))
     return Unit(spec, service, health, service.succeed)

@@ -14,6 +14,8 @@ from tidemill.features.core import kernels
 from tidemill.features.core.codec import Columns, StageCodec
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import WindowEngine
+from tidemill.features.core.summarypartition import is_summary_entry
+from tidemill.features.core.watermark import read_watermark
 from tidemill.features.metrics import StageMetrics
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry
@@ -37,6 +39,7 @@ class KeyedStage:
         self._kept = pipeline.features.state == "changelog"
         self._engines: dict[int, WindowEngine] = {}
         self._pending: list[Record] = []
+        self._leftover: dict[int, list[bytes]] = {}
         self.origins: list[int] = []
         """For each record of the last flush's output, which of the records added before it came from."""
         self._succeeds = pipeline.features.replaces is not None
@@ -66,29 +69,41 @@ class KeyedStage:
             return output
         columns = self._codec.decode([record.value if record.key else None for record in records])
         for row, fault in columns.faults:
+            if not records[row].key and read_watermark(records[row].value) is not None:
+                continue
             message = fault if records[row].key else "has no key"
             output.dead.append(DeadLetter(records[row], "bad_record", message))
         readable = records if not columns.faults else [records[row] for row in columns.rows]
         aggregates, status = self._slide(readable, columns)
         self._emit(readable, columns, aggregates, status.tolist(), output)
+        self._judged(records, columns, status, output)
         if self._kept:
             for partition in sorted({record.partition for record in readable}):
                 for key, value in self._engines[partition].pack():
                     output.state.append(StateEntry(partition, key, value))
+            for partition, keys in self._leftover.items():
+                output.state += (StateEntry(partition, key, None) for key in keys)
+            self._leftover.clear()
         if self._succeeds:
             self._hold_back(records, output)
         self._observe(status, output)
         return output
 
     def restore(self, partition: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        rings: list[tuple[bytes, bytes]] = []
+        beside: list[tuple[bytes, bytes]] = []
+        for entry in entries:
+            (beside if is_summary_entry(entry[0]) else rings).append(entry)
         engine = WindowEngine(self._definition)
-        engine.restore(entries)
+        engine.restore(rings)
         self._engines[partition] = engine
+        self._restore_beside(partition, beside)
 
     def drop(self, partitions: Iterable[int]) -> None:
         gone = set(partitions)
         for partition in gone:
             self._engines.pop(partition, None)
+            self._leftover.pop(partition, None)
         self._pending = [record for record in self._pending if record.partition not in gone]
 
     def committed(self) -> None:
@@ -96,6 +111,15 @@ class KeyedStage:
 
     def close(self) -> None:
         self._engines.clear()
+
+    def _restore_beside(self, partition: int, entries: list[tuple[bytes, bytes]]) -> None:
+        """Entries of summaries: a stage that has none deletes those that it had once."""
+        if entries:
+            self._leftover[partition] = [key for key, _ in entries]
+
+    def _judged(self, records: Sequence[Record], columns: Columns, status: NDArray[np.uint8], output: Output) -> None:
+        """For a stage that does more with its records. `status` has the engine's verdict on each line of `columns`;
+        watermark records are among `records` only."""
 
     def _slide(self, records: Sequence[Record], columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         """Each partition's rows through its engine; the answers in the order of `records`."""

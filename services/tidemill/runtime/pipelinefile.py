@@ -14,6 +14,7 @@ from tidemill.domain.featurerules import feature_mistakes
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, structure_mistakes
 from tidemill.domain.sourcerules import source_mistakes
+from tidemill.domain.summaryrules import summary_mistakes
 from tidemill.errors import ConfigurationError
 from tidemill.runtime.pipelinecontracts import contract_mistakes
 from tidemill.runtime.yamlsource import Path, Position, YamlSource
@@ -121,6 +122,7 @@ def _mistakes(pipeline: Pipeline) -> list[Mistake]:
         *structure_mistakes(pipeline),
         *feature_mistakes(pipeline),
         *derived_mistakes(pipeline),
+        *summary_mistakes(pipeline),
         *source_mistakes(pipeline),
         *contract_mistakes(pipeline),
     ]

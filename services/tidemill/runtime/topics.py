@@ -162,6 +162,11 @@ def _differences(topic: TopicDefinition, found: ExistingTopic) -> Iterator[Actio
         yield AlterConfig(topic.name, changes)
 
 
+def _named(names: Iterable[str], known: Mapping[str, str]) -> tuple[str, ...]:
+    """With their placeholders filled in, but for those that this pipeline has nothing for."""
+    return tuple(filled for name in names if (filled := name.format_map(known)))
+
+
 class _Expansion:
     """One definition, for one pipeline."""
 
@@ -179,10 +184,14 @@ class _Expansion:
             yield self._topic({})
         else:
             for position, entity in enumerate(self.stages):
-                if repeat == "stage" or position > 0:
+                summaries = self.pipeline.features.stages[position].summaries
+                if {"stage": True, "later-stage": position > 0, "summarizing-stage": bool(summaries)}[repeat]:
                     yield self._topic({"entity": entity, "previous": self.stages[position - 1]})
 
     def _topic(self, names: Mapping[str, str], topic_name: str | None = None) -> TopicDefinition:
+        features = self.pipeline.features
+        summarized = bool(features.summaries_behind(-1))
+        later = self.stages.index(names["entity"]) if "entity" in names else len(self.stages)
         known = {
             "first": self.stages[0],
             "last": self.stages[-1],
@@ -190,6 +199,9 @@ class _Expansion:
             "event": self.pipeline.event.schema_name,
             "label": self.pipeline.label.schema_name,
             "version": self.pipeline.features.suffix,
+            "idle_writer": f"features-{self.stages[0]}" if summarized and features.idle_timeout else "",
+            "idle_watermark": "watermark" if summarized and features.idle_timeout else "",
+            "watermark": "watermark" if features.summaries_behind(later - 1) else "",
             **names,
         }
         definition = self.definition
@@ -202,9 +214,9 @@ class _Expansion:
             configs=self._configs(replication),
             owner=definition["owner"].format_map(known),
             role=role,
-            schemas=tuple(schema.format_map(known) for schema in definition["schemas"]),
-            written_by=tuple(writer.format_map(known) for writer in definition["written_by"]),
-            read_by=tuple(reader.format_map(known) for reader in definition["read_by"]),
+            schemas=_named(definition["schemas"], known),
+            written_by=_named(definition["written_by"], known),
+            read_by=_named(definition["read_by"], known),
             may_add_partitions=definition.get("may_add_partitions", False),
         )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.pipeline import Pipeline
-from tidemill.features.core.columns import fill, hash_texts
+from tidemill.features.core.columns import fields_of, fill, hash_texts
 from tidemill.features.core.definition import StageDefinition
 from tidemill.features.core.derivation import evaluate
 from tidemill.features.core.rings import NOT_A_LABEL, Int64s
@@ -45,6 +45,8 @@ class Columns:
     """float64[n, earlier features]: what earlier stages made, NaN where null; no columns if nothing reads them."""
     faults: list[tuple[int, str]]
     """(record, what is wrong with it) of those left out."""
+    summarized: list[list[int]]
+    """For each line what it brings to the summaries; empty for a stage that has none."""
 
 
 class StageCodec:
@@ -83,6 +85,7 @@ class StageCodec:
         self._numbers = [attrgetter(name) for name in numbers]
         self._scales = np.array(definition.scales, np.float64)
         bounds = [pipeline.event.numbers[name] for name in fields]
+        self._field_scales = np.array([number.scale for number in bounds], np.float64)
         self._least = np.array([number.min for number in bounds], np.float64)
         self._largest = np.array([number.max for number in bounds], np.float64)
         self._texts = [(name, attrgetter(attribute)) for name, attribute in texts.items()]
@@ -128,6 +131,7 @@ class StageCodec:
             next_keys=[row.next_key.encode() for row in rows],
             earlier=earlier,
             faults=faults,
+            summarized=self._summarized(rows, raw) if self._definition.summarized else [],
         )
 
     def _contributions(self, rows: Sequence[Any], raw: NDArray[np.float64]) -> Int64s:
@@ -139,6 +143,15 @@ class StageCodec:
         numbers = {name: fixed[:, at] for at, name in enumerate(stage.numbers)}
         texts = {name: hash_texts([text(row) or "" for row in rows]) for name, text in self._texts}
         return fill(stage.kept, numbers, texts, len(rows))
+
+    def _summarized(self, rows: Sequence[Any], raw: NDArray[np.float64]) -> list[list[int]]:
+        stage = self._definition
+        fixed = np.rint(raw * self._field_scales).astype(np.int64)
+        numbers = {field: fixed[:, at] for at, field in enumerate(stage.fields)}
+        read = fields_of(stage.summarized, texts=True)
+        texts = {name: hash_texts([text(row) or "" for row in rows]) for name, text in self._texts if name in read}
+        lines: list[list[int]] = fill(stage.summarized, numbers, texts, len(rows)).tolist()
+        return lines
 
     def _earlier(self, rows: Sequence[Any], events: NDArray[np.bool_], good: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Unmarks in `good` the events that do not hold as many features as earlier stages make."""

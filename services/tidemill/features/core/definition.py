@@ -26,6 +26,7 @@ from tidemill.domain.windows import (
 from tidemill.features.core import kernels, scan
 from tidemill.features.core.columns import Column, conditions_of, fields_of, ordered, text_condition
 from tidemill.features.core.rings import LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
+from tidemill.features.core.summarydefinition import compile_summaries
 
 _SUMMED = {
     "count": kernels.OP_COUNT,
@@ -83,7 +84,7 @@ class StageDefinition:
     """Number fields that `kept` is made from, and `scales` theirs."""
     scales: tuple[int, ...]
     texts: tuple[str, ...]
-    """Text fields that `kept` is made from."""
+    """Text fields that `kept` and `summarized` are made from."""
     tables: Tables
     lateness: int
     retention: int
@@ -95,6 +96,8 @@ class StageDefinition:
     """Event fields that expressions read."""
     earlier: tuple[str, ...] = ()
     """Names of the vector that earlier stages made, in its order; empty if no expression reads one of them."""
+    summarized: tuple[Column, ...] = ()
+    """What an event brings to the summaries."""
 
     @property
     def columns(self) -> int:
@@ -108,7 +111,8 @@ class StageDefinition:
     @property
     def fields(self) -> tuple[str, ...]:
         """The numeric event fields this stage reads, each once; the first ones are `numbers`."""
-        return tuple(dict.fromkeys((*self.numbers, *(field for _, field in self.values), *self.derived_fields)))
+        read = (*self.numbers, *(field for _, field in self.values), *self.derived_fields)
+        return tuple(dict.fromkeys((*read, *fields_of(self.summarized, texts=False))))
 
     @property
     def fingerprint(self) -> int:
@@ -225,7 +229,8 @@ def _table(lines: Sequence[tuple[int, ...]], width: int) -> Int64s:
 def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     """Compile stage `index`. Assumes a validated pipeline (fields that exist, windows where an aggregate needs one).
 
-    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come.
+    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come; and for
+    as long as a duplicate of it could reach a summary that is corrected.
     Lateness is judged in the first stage. A later stage sees a key's events out of order whenever two primary keys
     are, so it takes whatever is no older than a label may be.
     """
@@ -239,8 +244,10 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         compiler.add(feature)
     tables = compiler.tables()
     kept = tuple(compiler.kept)
+    summarized = compile_summaries(pipeline, index).columns
     numbers = fields_of(kept, texts=False)
-    retention = max([features.label_lateness, *(feature.look_back for feature in windowed)]) + late
+    kept_for = [summary.corrected_within for summary in stage.summaries]
+    retention = max([features.label_lateness, *(feature.look_back for feature in windowed), *kept_for]) + late
     derived = evaluation_order(stage)
     before = tuple(name for one in features.stages[:index] for feature in one.features for name in feature.columns)
     read = {(feature, name.name) for feature, tree in derived for name in expression_names(tree)}
@@ -257,7 +264,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         kept=kept,
         numbers=numbers,
         scales=tuple(pipeline.event.numbers[name].scale for name in numbers),
-        texts=fields_of(kept, texts=True),
+        texts=fields_of((*kept, *summarized), texts=True),
         tables=tables,
         lateness=late,
         retention=retention,
@@ -265,4 +272,5 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         derived=tuple((names.index(name), tree) for name, tree in derived),
         derived_fields=tuple(field for field in pipeline.event.numbers if field in of_event),
         earlier=before if made_before else (),
+        summarized=summarized,
     )

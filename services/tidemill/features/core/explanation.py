@@ -23,6 +23,7 @@ from tidemill.domain.windows import (
 )
 from tidemill.features.core import rings
 from tidemill.features.core.definition import StageDefinition, compile_stage
+from tidemill.features.core.summaryexplanation import SummaryExplanation, explain_summaries
 
 Cost = Literal["field", "calendar", "expression", "prefix sums", "ends", "walk"]
 
@@ -65,6 +66,7 @@ class StageExplanation:
     example_rows: int
     example_bytes: int
     features: tuple[FeatureExplanation, ...]
+    summaries: tuple[SummaryExplanation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ def explain(pipeline: Pipeline, example_rows: int) -> PipelineExplanation:
                 example_rows=example_rows,
                 example_bytes=line + row * _ring(example_rows),
                 features=tuple(explain_feature(pipeline, stage.entity, feature) for feature in stage.features),
+                summaries=explain_summaries(pipeline, index),
             )
         )
     return PipelineExplanation(pipeline.name, pipeline.features.version, feature_set_hash(pipeline), tuple(stages))

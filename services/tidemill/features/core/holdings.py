@@ -12,6 +12,7 @@ from tidemill.features.core.columns import Column, Condition
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import CHUNK_SUFFIX, WindowEngine
 from tidemill.features.core.join import OutcomeJoin
+from tidemill.features.core.summarypartition import is_summary_entry
 
 ColumnType = Literal["text", "integer", "number"]
 Row = dict[str, str | int | float | None]
@@ -49,7 +50,8 @@ class WindowHoldings:
 
     `arrival` numbers a key's rows in the order in which they came. What else a row holds is named after the field it
     came from, with the filter that it passed: numbers in units as in the event, texts as their hashes, whether a
-    filter took the event as 1 or 0. Squares, which follow from the numbers, are left out.
+    filter took the event as 1 or 0. Squares, which follow from the numbers, are left out, and so are the windows of
+    summaries.
     """
 
     def __init__(self, pipeline: Pipeline, index: int) -> None:
@@ -100,7 +102,7 @@ class WindowHoldings:
 
     def _restored(self, entries: Entries) -> WindowEngine:
         engine = WindowEngine(self._stage)
-        engine.restore(entries.items())
+        engine.restore((key, value) for key, value in entries.items() if not is_summary_entry(key))
         return engine
 
 
