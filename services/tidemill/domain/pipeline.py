@@ -266,6 +266,12 @@ class Pipeline(Section):
         """`limits` → `fraud-stream-limits`."""
         return self.topic(f"stream-{name}")
 
+    def first_topics(self) -> dict[str, str]:
+        """Role → topic of what the first feature stage reads. At equal timestamps the first goes first: so an event
+        sees every joined record of its own time that is there."""
+        roles = [*(f"stream-{name}" for name in self.streams_into(0)), "events", "labels"]
+        return {role: self.topic(role) for role in roles}
+
     def stage_output_role(self, index: int) -> str:
         """The topic role that feature stage `index` writes: the next stage's input, or `features` from the last."""
         following = index + 1

@@ -8,8 +8,10 @@ from tidemill.domain.pipelinerules import RESERVED_FIELDS, Mistake, Path, listed
 STREAM_FIELD = "stream"
 """What tells a stream's records from events and labels in a topic that carries all of them."""
 
-RESERVED_STREAMS = frozenset({"events", "labels", "predictions", "shadow", "features", "outcomes", "dlq", "state"})
-"""Roles of other topics: a stream called so could not be told from them where topics are named by role."""
+RESERVED_STREAMS = frozenset(
+    {"event", "label", "events", "labels", "features", "predictions", "shadow", "outcomes", "dlq", "state"}
+)
+"""Kinds of rows and roles of other topics, from which a stream could not be told where people name them."""
 
 
 def stream_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
@@ -44,12 +46,12 @@ def _entities(pipeline: Pipeline, name: str, stream: StreamSpec, path: Path) -> 
 
 
 def _numbers(pipeline: Pipeline, stream: StreamSpec, path: Path) -> Iterator[Mistake]:
-    taken = {*pipeline.event.texts, pipeline.label.field}
+    taken = {*pipeline.event.entities, *stream.entities}
     for name, number in stream.numbers.items():
         if name in RESERVED_FIELDS or name == STREAM_FIELD:
             yield Mistake((*path, name), f"{name!r} is a field of every record; choose another name")
         if name in taken:
-            yield Mistake((*path, name), f"{name!r} is a text or the label of the event, so no number here")
+            yield Mistake((*path, name), f"{name!r} is an entity already")
         yield from number_mistakes(number, (*path, name))
 
 

@@ -71,7 +71,8 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
             hint=f"its stages (TIDEMILL_STAGE, --stage) are: {', '.join([*entities, OUTCOMES_STAGE])}",
         )
     elif stage == entities[0]:
-        inputs, state = (InputTopic(pipeline.topic("events")), InputTopic(pipeline.topic("labels"))), f"{stage}-state"
+        inputs = tuple(InputTopic(topic) for topic in pipeline.first_topics().values())
+        state = f"{stage}-state"
     else:
         inputs, state = (InputTopic(pipeline.topic(f"by-{stage}")),), f"{stage}-state"
     # The join's state is written either way: labels that wait for days cannot be seen again.
