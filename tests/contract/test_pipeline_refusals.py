@@ -354,7 +354,11 @@ STREAM_RULES: dict[str, tuple[str, str, str, str]] = {
     ),
     "label named as the mark of a stream": ("field: fraud", "field: stream", "label.field", "marks the records"),
     "source's field named as the mark of a stream": (
-        *("        amount: {from", "        stream: {from: s}\n        amount: {from", "ingest.sources.0.fields.stream"),
+        *(
+            "        amount: {from",
+            "        stream: {from: s}\n        amount: {from",
+            "ingest.sources.0.fields.stream",
+        ),
         "marks the records of second streams",
     ),
     "source of an unknown stream": ("stream: limits\n", "stream: quotas\n", f"{_LIMITS}.stream", "has limits, logins"),
@@ -366,7 +370,11 @@ STREAM_RULES: dict[str, tuple[str, str, str, str]] = {
         *("        limit: {from: limit, cast: number}\n", "", f"{_LIMITS}.fields", "where limit come from"),
     ),
     "source with a field that the stream does not have": (
-        *("        limit: {from", "        currency: {cast: string}\n        limit: {from", f"{_LIMITS}.fields.currency"),
+        *(
+            "        limit: {from",
+            "        currency: {cast: string}\n        limit: {from",
+            f"{_LIMITS}.fields.currency",
+        ),
         "the stream 'limits' has no field 'currency'; it has id, event_time, customer, limit",
     ),
     "source that casts a stream's number to text": (

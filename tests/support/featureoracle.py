@@ -1,7 +1,8 @@
 """What the window engine must answer, computed slowly from lists of Python integers.
 
 Written from the definitions in `domain.windows` and `domain.featurespec`, for a stage whose events have one number,
-`amount`, and one text, `channel`. Records of second streams have the same number, and their key as text. It shares with the engine only how long rows stay and when keys go.
+`amount`, and one text, `channel`. Records of second streams have the same number, and their key as text. It shares with
+the engine only how long rows stay and when keys go.
 """
 
 import math

@@ -1,9 +1,8 @@
 """Random stages and random streams for the window engine, and the engine driven row by row."""
 
 import random
-from itertools import pairwise
-
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
@@ -116,9 +115,7 @@ def joined_lists(draw: st.DrawFn) -> tuple[FeatureSpec, ...]:
     return tuple(draw(st.permutations(wanted)))
 
 
-def shop(
-    wanted: tuple[FeatureSpec, ...], lateness: int, label_lateness: int, pipeline: Pipeline = JOINED
-) -> Pipeline:
+def shop(wanted: tuple[FeatureSpec, ...], lateness: int, label_lateness: int, pipeline: Pipeline = JOINED) -> Pipeline:
     stage = StageSpec(entity="customer", features=wanted)
     update = {"stages": (stage,), "allowed_lateness": lateness, "label_lateness": label_lateness}
     return pipeline.model_copy(update={"features": pipeline.features.model_copy(update=update)})

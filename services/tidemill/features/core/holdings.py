@@ -50,7 +50,8 @@ class WindowHoldings:
 
     `arrival` numbers a key's rows in the order in which they came. What else a row holds is named after the field it
     came from, with the filter that it passed: numbers in units as in the event, texts as their hashes, whether a
-    filter took the event as 1 or 0. Squares, which follow from the numbers, are left out.
+    filter took the event as 1 or 0; of a stream's record, its `kind` says which, with the stream in front. Squares,
+    which follow from the numbers, are left out.
     """
 
     def __init__(self, pipeline: Pipeline, index: int) -> None:
@@ -63,7 +64,7 @@ class WindowHoldings:
         self._shown = [
             _Shown(rings.PREFIX + rings.NUMBERS + at, column, scales.get(column.stream, {}))
             for at, column in enumerate(self._stage.kept)
-            if column.kind not in ("square_low", "square_high")
+            if column.kind not in ("square_low", "square_high") and at >= len(self._stage.streams)
         ]
         self.columns: Mapping[str, ColumnType] = {
             "key": "text",
