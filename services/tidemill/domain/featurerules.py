@@ -168,7 +168,7 @@ def _delay(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mis
             "comes later as a label, which outcomes joins with the prediction",
         )
         return
-    if feature.aggregate == "label_rate" and feature.delay < lateness:
+    if feature.aggregate == "label_rate" and feature.stream is None and feature.delay < lateness:
         where = (*path, "delay") if feature.delay else path
         yield Mistake(
             where,

@@ -1,12 +1,13 @@
 """Second streams through keyed stages: what a join gives, what passes on, what is dropped and what is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from support.featurestages import keyed_stage
-from support.joinedpipeline import CUSTOMER, JOINED_FRAUD, NOON, limit, login, payment
+from support.joinedpipeline import CUSTOMER, JOINED_FRAUD, JOINED_TEXT, NOON, limit, login, payment
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.pipeline import Pipeline
@@ -281,3 +282,26 @@ def test_state_of_the_stage_without_its_join_is_refused(customer: KeyedStage) ->
     lead = JOINED_FRAUD.streams["logins"].model_copy(update={"max_lead": 1})
     other = JOINED_FRAUD.model_copy(update={"streams": {**JOINED_FRAUD.streams, "logins": lead}})
     assert keyed_stage(other, 0)._definition.fingerprint != joined._definition.fingerprint
+
+
+README = Path(__file__).parents[3] / "services" / "tidemill" / "features" / "README.md"
+
+
+def test_the_worked_example_of_the_documentation_comes_out_as_it_says(customer: KeyedStage) -> None:
+    section = README.read_text(encoding="utf-8").split("## Joining a second stream")[1].split("\n## ")[0]
+    block = section.split("```yaml\n")[1].split("```")[0]
+    assert [line for line in block.splitlines() if line not in JOINED_TEXT.splitlines()] == []
+    table = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| 1")]
+    assert len(table) == 4
+
+    def at(clock: str) -> int:
+        hours, minutes = map(int, clock.split(":"))
+        return NOON + (hours - 12) * HOUR + minutes * MINUTE
+
+    sent = [limit("l1", at("12:00"), 500), limit("l2", at("12:30"), 800)]
+    sent += [login("1", at("12:05")), login("2", at("12:25"))]
+    sent += [payment(clock, at(clock), 25.0) for clock, *_ in table]
+    output = through(customer, *sorted(sent, key=lambda record: record.timestamp))
+    names = ("card_limit", "limit_used", "logins_1h")
+    found = [[orjson.dumps(vector[name]).decode() for name in names] for vector in vectors(output, CUSTOMER)]
+    assert found == [[cell if cell == "null" else repr(float(cell)) for cell in cells[1:]] for cells in table]
