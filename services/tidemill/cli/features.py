@@ -292,7 +292,8 @@ def _show(explanation: "PipelineExplanation", costs: Mapping[Any, str]) -> None:
         out.print(_table(stage))
         out.print(
             f"Memory a key: {stage.formula} bytes; {stage.example_bytes:,} at {stage.example_rows:,} rows. An event is "
-            f"a row, its label another; both stay for {stage.retention}. Accepted up to {stage.lateness} late.\n"
+            f"a row, its label another, and so is a record of a joined stream; all stay for {stage.retention}. "
+            f"Accepted up to {stage.lateness} late.\n"
         )
     used = {feature.cost for stage in explanation.stages for feature in stage.features}
     for cost, meaning in costs.items():

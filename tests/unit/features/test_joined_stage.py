@@ -5,12 +5,15 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import generate_latest
 
-from support.featurestages import keyed_stage
+from support.featurestages import keyed_stage, metrics
 from support.joinedpipeline import CUSTOMER, JOINED_FRAUD, JOINED_TEXT, NOON, limit, login, payment
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
+from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.pipeline import Pipeline
+from tidemill.features.metrics import StageMetrics
 from tidemill.features.process import service_spec
 from tidemill.features.shell import KeyedStage
 from tidemill.runtime.pipelinefile import load_pipeline
@@ -80,6 +83,29 @@ def test_an_interval_join_aggregates_the_records_of_its_interval(customer: Keyed
     output = through(customer, *records, payment("p1", NOON + 100 * MINUTE), payment("p2", NOON + 5 * HOUR))
     assert [vector["logins_1h"] for vector in vectors(output, CUSTOMER)] == [3.0, 0.0]
     assert [vector["customer_count_1d"] for vector in vectors(output, CUSTOMER)] == [1.0, 2.0], "of payments only"
+
+
+def test_a_filter_reads_the_texts_and_numbers_of_the_stream() -> None:
+    written = [
+        {"name": "here", "aggregate": "count", "stream": "logins", "window": "1h", "where": "terminal == 't1'"},
+        {
+            "name": "high",
+            "aggregate": "max",
+            "stream": "limits",
+            "field": "limit",
+            "window": "1d",
+            "where": "limit < 9",
+        },
+        {"name": "since", "aggregate": "since_last", "stream": "logins", "window": "1d", "where": "terminal != 't1'"},
+    ]
+    stage = JOINED_FRAUD.features.stages[0].model_copy(
+        update={"features": tuple(map(FeatureSpec.model_validate, written))}
+    )
+    features = JOINED_FRAUD.features.model_copy(update={"stages": (stage,)})
+    service = keyed_stage(JOINED_FRAUD.model_copy(update={"features": features}), 0)
+    sent = [login("1", NOON), login("2", NOON + 1_500, terminal="t2"), limit("l1", NOON, 9), limit("l2", NOON, 8.99)]
+    (found,) = vectors(through(service, *sent, payment("p1", NOON + 2_000)), ["here", "high", "since"])
+    assert found == {"here": 1.0, "high": 8.99, "since": 0.5}
 
 
 def test_a_record_gives_no_output_and_waits_for_the_first_event_of_its_key(customer: KeyedStage) -> None:
@@ -166,6 +192,19 @@ def test_a_record_is_taken_once_and_never_for_an_event_or_a_record_of_another_st
         (1.0, 5.0, 2.0),
     ]
     assert output.dead == []
+
+
+def test_joined_records_and_their_repetitions_are_counted() -> None:
+    counted = metrics(JOINED_FRAUD)
+    stage = KeyedStage(JOINED_FRAUD, 0, StageMetrics(counted))
+    through(stage, login("1", NOON), limit("1", NOON), login("1", NOON), payment("1", NOON))
+    lines = generate_latest(counted.registry).decode().splitlines()
+    values = {
+        line.split("{")[0] + line.partition("kind=")[2][:8]: float(line.split()[-1]) for line in lines if "{" in line
+    }
+    assert values["tidemill_features_joined_total"] == 2
+    assert values['tidemill_features_duplicates_total"stream"'] == 1
+    assert values["tidemill_features_events_total"] == 1
 
 
 def test_a_label_is_of_the_event_and_not_of_a_record_with_its_id(customer: KeyedStage) -> None:
