@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from support.brokers import KafkaUnderTest, read_all
@@ -126,7 +128,18 @@ def test_a_raw_record_of_a_stream_becomes_a_feature_of_the_events_behind_it(
     (dead,) = read_all(kafka, pipeline.topic("dlq"))
     assert b"wrong" in (dead.value or b"")
 
+    code, report = run(capsys, "verify", str(file), "--topic", "features", "--bootstrap-servers", kafka)
+    assert (code, report["sampled"], report["mismatches"]) == (0, 4, [])
+    out = tmp_path / "out.parquet"
+    code, report = run(capsys, "backfill", str(file), "--out", str(out), "--bootstrap-servers", kafka)
+    rows = {row["id"]: {name: row[name] for name in pipeline.feature_names} for row in pq.read_table(out).to_pylist()}
+    assert (code, rows) == (0, found)
+    assert report["position"].keys() == {
+        f"{role}/{number}" for role in pipeline.first_topics() for number in range(PARTITIONS)
+    }
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
     with pytest.raises(SystemExit) as left:
-        main([*("features", "verify", str(file), "--topic", "features"), "--json", "--bootstrap-servers", kafka])
-    verdict = json.loads(capsys.readouterr().out)
-    assert (left.value.code or 0, verdict["sampled"], verdict["mismatches"]) == (0, 4, [])
+        main(["features", *arguments, "--workers", "1", "--json"])
+    return int(left.value.code or 0), json.loads(capsys.readouterr().out)

@@ -7,12 +7,15 @@ import orjson
 import pytest
 from prometheus_client import generate_latest
 
+from support.featureoracle import Row
 from support.featurestages import keyed_stage, metrics
+from support.featurestreams import SECOND, slide, stage_of
 from support.joinedpipeline import CUSTOMER, JOINED_FRAUD, JOINED_TEXT, NOON, limit, login, payment
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.pipeline import Pipeline
+from tidemill.features.core.engine import WindowEngine
 from tidemill.features.metrics import StageMetrics
 from tidemill.features.process import service_spec
 from tidemill.features.shell import KeyedStage
@@ -344,3 +347,16 @@ def test_the_worked_example_of_the_documentation_comes_out_as_it_says(customer: 
     names = ("card_limit", "limit_used", "logins_1h")
     found = [[orjson.dumps(vector[name]).decode() for name in names] for vector in vectors(output, CUSTOMER)]
     assert found == [[cell if cell == "null" else repr(float(cell)) for cell in cells[1:]] for cells in table]
+
+
+def test_a_key_that_has_only_a_record_is_not_forgotten_before_the_last_event_that_sees_it() -> None:
+    """Other keys move the partition's time across a point of the grid in between."""
+    wanted = (FeatureSpec.model_validate({"name": "n", "aggregate": "count", "stream": "logins", "window": "12s"}),)
+    stage = stage_of(wanted, 0, 0)
+    at = 20 * stage.expiry_grid - 10 * SECOND
+    engine = WindowEngine(stage)
+    rows = [Row(b"a", 1, at, 0, None, stream="logins"), Row(b"b", 2, at + 11 * SECOND, 0, None)]
+    matrix, _ = slide(engine, stage, [*rows, Row(b"a", 3, at + 11 * SECOND, 0, None)])
+    assert matrix[:, 0].tolist()[1:] == [0.0, 1.0]
+    slide(engine, stage, [Row(b"b", 4, at + 100 * stage.expiry_grid, 0, None)])
+    assert engine.names == [b"b"]

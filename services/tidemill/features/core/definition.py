@@ -249,7 +249,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     """Compile stage `index`. Assumes a validated pipeline (fields that exist, windows where an aggregate needs one).
 
     A row is kept for the longest look-back plus the lateness of events, and at least until its label may come; where
-    streams are joined, for their lead more, so that what they move the time by takes nothing from an event in time.
+    streams are joined, for their lead more: a key that has only a stream's record seems so much older than it is.
     Lateness is judged in the first stage. A later stage sees a key's events out of order whenever two primary keys
     are, so it takes whatever is no older than a label may be.
     """

@@ -14,7 +14,9 @@ from support.joinedpipeline import JOINED_FRAUD, JOINED_TEXT
 from support.joinedstream import payments_limits_and_logins, rows
 from support.livechain import live_vectors
 from tidemill.cli.__main__ import main
+from tidemill.errors import ConfigurationError
 from tidemill.features.offline.backfill import Request, Vector, backfill_files
+from tidemill.features.offline.bounds import parse_bound, shown
 from tidemill.features.offline.fileinput import Files, split
 from tidemill.runtime.service import OutRecord
 
@@ -61,6 +63,13 @@ def test_vectors_are_those_of_the_live_chain_to_the_last_bit(files: Files, tmp_p
         assert len({row["features"][names.index(name)] for row in live}) > 1, f"{name} never changes"
     assert refused["customer"]["bad_record"] == 1
     assert computed(tmp_path, files, workers=2)[0] == vectors
+
+
+def test_offsets_of_streams_are_read_as_they_are_printed() -> None:
+    positions = {"events/0": 1, "labels/0": 2, "stream-card_limits/0": 3, "stream-logins/10": 4}
+    assert parse_bound(shown(positions), "--to").offsets == positions
+    with pytest.raises(ConfigurationError, match="'limits/0=3' is not a new offset"):
+        parse_bound("events/0=1,limits/0=3", "--to")
 
 
 def backfill(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
