@@ -12,15 +12,16 @@ import jsonschema_rs
 import pytest
 from ruamel.yaml import YAML
 
+from support.joinedpipeline import JOINED_TEXT
 from support.summaryrefusals import SUMMARY_RULES
-from tidemill.domain import derivedrules, featurerules, pipelinerules, sourcerules, summaryrules
+from tidemill.domain import derivedrules, featurerules, pipelinerules, sourcerules, streamrules, summaryrules
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import pipelinecontracts
 from tidemill.runtime.pipelinefile import Problem, load_pipeline, parse_pipeline, pipeline_text, problems
 from tidemill_schemas import pipeline_schema
 
 SHIPPED = pipeline_text("fraud")[0]
-RULE_MODULES = (pipelinerules, featurerules, derivedrules, summaryrules, sourcerules, pipelinecontracts)
+RULE_MODULES = (pipelinerules, featurerules, derivedrules, summaryrules, sourcerules, streamrules, pipelinecontracts)
 
 # What is replaced in the shipped file, by what; the path of the mistake, and part of what is said.
 RULES: dict[str, tuple[str, str, str, str]] = {
@@ -284,16 +285,124 @@ RULES: dict[str, tuple[str, str, str, str]] = {
 }
 RULES |= SUMMARY_RULES
 
+_LIMIT_FEATURE = "aggregate: last, stream: limits, field: limit, window: 90d"
+_CARD_LIMIT = "features.stages.0.features.9"
+_LIMITS, _LOGINS = "ingest.sources.2", "ingest.sources.3"
 
-def changed(old: str, new: str) -> str:
-    assert old in SHIPPED, old
-    return SHIPPED.replace(old, new, 1)
+# The same for the pipeline with second streams.
+STREAM_RULES: dict[str, tuple[str, str, str, str]] = {
+    "unknown stream": ("last, stream: limits", "last, stream: quotas", f"{_CARD_LIMIT}.stream", "limits, logins"),
+    "unknown field of a stream": (
+        *(_LIMIT_FEATURE, "aggregate: last, stream: limits, field: amount, window: 90d", f"{_CARD_LIMIT}.field"),
+        "unknown field 'amount'; streams.limits.numbers has limit",
+    ),
+    "text of a stream that it does not carry": (
+        *("field: customer, window: 1h", "field: channel, window: 1h", "features.stages.1.features.1.field"),
+        "streams.logins.entities has customer, terminal",
+    ),
+    "share of a stream": (
+        *("count, stream: logins", "share, equals: x, field: customer, stream: logins"),
+        *("features.stages.0.features.11.aggregate", "share is of events; it cannot be taken of the stream 'logins'"),
+    ),
+    "ratio to the mean of a stream": (
+        *("last, stream: limits", "ratio_to_mean, stream: limits", f"{_CARD_LIMIT}.aggregate", "is of events"),
+    ),
+    "filter on a field that the stream does not have": (
+        *("field: limit, window: 90d", "field: limit, where: amount > 3, window: 90d", f"{_CARD_LIMIT}.where"),
+        "unknown field 'amount' in a filter; the stream 'limits' has customer, limit",
+    ),
+    "stream of a feature that aggregates nothing": (
+        *("value: amount}", "value: amount, stream: limits}", "features.stages.0.features.0.stream"),
+        "stream is for aggregates",
+    ),
+    "interval that ends behind the event": (
+        *("field: limit, window: 90d", "field: limit, delay: -1h, window: 90d", f"{_CARD_LIMIT}.delay"),
+        "would end 3600000 ms after its event",
+    ),
+    "stream without the entity of the stage that joins it": (
+        *("terminal_logins_1h, aggregate: count, stream: logins", "tl, aggregate: count, stream: limits"),
+        *("features.stages.1.features.0.stream", "'limits' do not carry terminal"),
+    ),
+    "stream named as a topic's role": ("  logins:\n", "  labels:\n", "streams.labels", "the role of another topic"),
+    "two streams of one topic": (
+        *("  logins:\n", "  lim-its: {entities: [customer]}\n  lim_its: {entities: [customer]}\n  logins:\n"),
+        *("streams.lim_its", "'lim-its' and 'lim_its' would share the topic fraud-stream-lim-its"),
+    ),
+    "stream with an unknown entity": (
+        *("entities: [customer, terminal]\n\n", "entities: [customer, shop]\n\n", "streams.logins.entities.1"),
+        "unknown entity 'shop'; the event has customer, terminal",
+    ),
+    "stream with an entity twice": (
+        *("entities: [customer, terminal]\n\n", "entities: [customer, customer]\n\n", "streams.logins.entities.1"),
+        "named twice",
+    ),
+    "stream without the key of the events": (
+        *("entities: [customer, terminal]\n\n", "entities: [terminal]\n\n", "streams.logins.entities"),
+        "must carry 'customer'",
+    ),
+    "stream's number named as a record's field": (
+        *("limit: {scale", "fs: {scale", "streams.limits.numbers.fs", "a field of every record"),
+    ),
+    "stream's number that is an entity": (
+        *("limit: {scale", "terminal: {scale", "streams.limits.numbers.terminal", "an entity already"),
+    ),
+    "stream's number with min above max": (
+        *("min: 0, max: 100000}\n    max_lead", "min: 2, max: 1}\n    max_lead"),
+        *("streams.limits.numbers.limit", "min 2 is above max 1"),
+    ),
+    "stream without a source": ("  logins:\n", "  clicks:\n", "streams.clicks", "no source of kind stream"),
+    "entity named as the mark of a stream": (
+        *("[customer, terminal]\n  numbers", "[customer, terminal, stream]\n  numbers", "event.entities.2"),
+        "marks the records of second streams",
+    ),
+    "number named as the mark of a stream": (
+        *("    amount: {scale", "    stream: {scale", "event.numbers.stream", "marks the records of second streams"),
+    ),
+    "label named as the mark of a stream": ("field: fraud", "field: stream", "label.field", "marks the records"),
+    "source's field named as the mark of a stream": (
+        *(
+            "        amount: {from",
+            "        stream: {from: s}\n        amount: {from",
+            "ingest.sources.0.fields.stream",
+        ),
+        "marks the records of second streams",
+    ),
+    "source of an unknown stream": ("stream: limits\n", "stream: quotas\n", f"{_LIMITS}.stream", "has limits, logins"),
+    "source of no stream": ("      stream: limits\n", "", _LIMITS, "does not say of which stream"),
+    "stream of an event source": (
+        *("kind: event\n", "kind: event\n      stream: limits\n", "ingest.sources.0.stream", "for sources of kind"),
+    ),
+    "source without a stream's number": (
+        *("        limit: {from: limit, cast: number}\n", "", f"{_LIMITS}.fields", "where limit come from"),
+    ),
+    "source with a field that the stream does not have": (
+        *(
+            "        limit: {from",
+            "        currency: {cast: string}\n        limit: {from",
+            f"{_LIMITS}.fields.currency",
+        ),
+        "the stream 'limits' has no field 'currency'; it has id, event_time, customer, limit",
+    ),
+    "source that casts a stream's number to text": (
+        *("limit, cast: number", "limit, cast: string", f"{_LIMITS}.fields.limit.cast", "integer or number"),
+    ),
+}
 
 
-@pytest.mark.parametrize("rule", RULES)
+def broken(rule: str) -> tuple[str, str, str]:
+    """The file that breaks it, the path of the mistake, and part of what is said."""
+    old, new, path, said = RULES.get(rule) or STREAM_RULES[rule]
+    return changed(old, new, SHIPPED if rule in RULES else JOINED_TEXT), path, said
+
+
+def changed(old: str, new: str, text: str = SHIPPED) -> str:
+    assert old in text, old
+    return text.replace(old, new, 1)
+
+
+@pytest.mark.parametrize("rule", [*RULES, *STREAM_RULES])
 def test_a_broken_rule_is_reported_at_its_place(rule: str) -> None:
-    old, new, path, said = RULES[rule]
-    text = changed(old, new)
+    text, path, said = broken(rule)
     found = [problem for problem in problems(text) if problem.path == path and said in problem.message]
     assert len(found) == 1, problems(text)
     line = text.splitlines()[found[0].line - 1]
@@ -320,9 +429,16 @@ def test_every_rule_in_the_code_has_a_file_that_breaks_it(monkeypatch: pytest.Mo
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Mistake":
                 written.add((module.__name__, node.lineno))
         monkeypatch.setattr(module, "Mistake", record(module))
-    for old, new, _, _ in RULES.values():
-        problems(changed(old, new))
+    for rule in (*RULES, *STREAM_RULES):
+        problems(broken(rule)[0])
     assert written - raised == set()
+
+
+def test_a_stream_named_twice_is_reported_at_the_second() -> None:
+    text = changed("  logins:\n", "  limits:\n", JOINED_TEXT)
+    (found,) = [problem for problem in problems(text) if "duplicate key 'limits'" in problem.message]
+    first, second = [number for number, line in enumerate(text.splitlines(), 1) if line == "  limits:"]
+    assert (found.line, f"line {first}" in found.message) == (second, True)
 
 
 def test_the_shipped_pipeline_has_no_mistake() -> None:

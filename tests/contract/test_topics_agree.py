@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from support.joinedpipeline import JOINED_FRAUD
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.topics import USER, TopicDefinition, plan
 from tidemill_schemas import asyncapi, load_json, load_schema, schema_names, topic_definitions
@@ -39,6 +40,19 @@ def test_the_pipeline_has_the_topics_of_the_design() -> None:
     roles += ["models", "model-chunks", "dlq", "raw-payments", "raw-chargebacks"]
     roles += [f"{stage}-state" for stage in ("customer", "terminal", "outcomes", "inference", "drift", "retrain")]
     assert sorted(PLANNED) == sorted(f"fraud-{role}" for role in roles)
+
+
+def test_each_second_stream_has_a_topic_of_its_own_that_the_first_stage_reads() -> None:
+    planned = {topic.name: topic for topic in plan(JOINED_FRAUD)}
+    assert planned.keys() - PLANNED.keys() == {
+        *("fraud-raw-limits", "fraud-raw-logins", "fraud-stream-limits", "fraud-stream-logins")
+    }
+    topic, events = planned["fraud-stream-limits"], planned["fraud-events"]
+    assert (topic.schemas, topic.written_by, topic.read_by) == (
+        *(("stream-record",), ("ingest",), ("features-customer",)),
+    )
+    assert (topic.partitions, topic.configs) == (events.partitions, events.configs)
+    assert set(JOINED_FRAUD.first_topics().values()) <= planned.keys()
 
 
 @pytest.mark.parametrize("definition", topic_definitions(), ids=lambda definition: definition["role"])

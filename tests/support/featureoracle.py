@@ -1,7 +1,8 @@
 """What the window engine must answer, computed slowly from lists of Python integers.
 
 Written from the definitions in `domain.windows` and `domain.featurespec`, for a stage whose events have one number,
-`amount`, and one text, `channel`. It shares with the engine only how long rows stay and when keys go.
+`amount`, and one text, `channel`. Records of second streams have the same number, and their key as text. It shares with
+the engine only how long rows stay and when keys go.
 """
 
 import math
@@ -29,7 +30,7 @@ NAN = float("nan")
 
 
 class Row(NamedTuple):
-    """One record for one key; `label` None makes it an event. `amount` is in units of 1/scale."""
+    """One record for one key; without `label` and `stream` it is an event. `amount` is in units of 1/scale."""
 
     key: bytes
     identity: int
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     amount: int
     label: int | None
     channel: str = "web"
+    stream: str | None = None
 
 
 class Near(NamedTuple):
@@ -52,10 +54,13 @@ Answer = float | Near
 @dataclass
 class _Key:
     newest: int
+    """Of the events, and of the streams' records less the lead."""
     events: list[Row] = field(default_factory=list)
     """In order of arrival."""
     labels: dict[tuple[int, int], int] = field(default_factory=dict)
     """(ts, identity) → truth"""
+    joined: list[Row] = field(default_factory=list)
+    """Records of all streams, in order of arrival."""
 
 
 class Oracle:
@@ -73,10 +78,13 @@ class Oracle:
         nothing: list[Answer] = [NAN for feature in self._features for _ in feature.columns]
         if row.label is not None:
             return self._label(row, row.label), nothing
-        if self._newest is not None and row.ts > self._newest:
-            self._expire(row.ts)
-        self._newest = row.ts if self._newest is None else max(self._newest, row.ts)
-        key = self._keys.setdefault(row.key, _Key(row.ts))
+        moment = row.ts if row.stream is None else row.ts - self._stage.lead
+        if self._newest is not None and moment > self._newest:
+            self._expire(moment)
+        self._newest = moment if self._newest is None else max(self._newest, moment)
+        key = self._keys.setdefault(row.key, _Key(moment))
+        if row.stream is not None:
+            return self._join(key, row, moment), nothing
         if (row.ts, row.identity) in self._held(key):
             return kernels.DUPLICATE, nothing
         if row.ts < key.newest - self._stage.lateness:
@@ -84,6 +92,16 @@ class Oracle:
         key.newest = max(key.newest, row.ts)
         key.events.append(row)
         return kernels.ACCEPTED, [answer for feature in self._features for answer in self._answers(key, row, feature)]
+
+    def _join(self, key: _Key, row: Row, moment: int) -> int:
+        horizon = key.newest - self._stage.retention
+        if row.ts <= horizon:
+            return kernels.STREAM_LATE
+        if any((one.ts, one.identity, one.stream) == (row.ts, row.identity, row.stream) for one in key.joined):
+            return kernels.STREAM_DUPLICATE
+        key.newest = max(key.newest, moment)
+        key.joined.append(row)
+        return kernels.STREAM_ACCEPTED
 
     def _label(self, row: Row, truth: int) -> int:
         key = self._keys.get(row.key)
@@ -108,7 +126,8 @@ class Oracle:
         shape, u = feature.shape, own.ts - feature.delay
         assert shape is not None
         # `sorted` is stable, so events of equal time stay in the order of their arrival.
-        seen = sorted((event for event in key.events if event.ts <= u), key=lambda event: event.ts)
+        past = key.events if feature.stream is None else [one for one in key.joined if one.stream == feature.stream]
+        seen = sorted((event for event in past if event.ts <= u), key=lambda event: event.ts)
         rows = [event for event in _inside(seen, u, shape) if _passes(event, feature.where, self._scale)]
         if isinstance(shape, DecayWindow):
             return [_decayed(rows, u, shape.half_life, str(feature.aggregate), self._scale)]
@@ -128,7 +147,7 @@ class Oracle:
         if feature.aggregate == "sum":
             return total / scale
         if feature.aggregate == "distinct":
-            return float(len({row.channel for row in rows}))
+            return float(len({row.channel if feature.stream is None else row.key for row in rows}))
         if feature.aggregate == "since_last":
             others = [row.ts for row in rows if row is not own]
             return (own.ts - max(others)) / 1_000 if others else NAN

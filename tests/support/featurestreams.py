@@ -1,13 +1,15 @@
 """Random stages and random streams for the window engine, and the engine driven row by row."""
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
 
 from support.featureoracle import Row
 from tidemill.domain.featurespec import FeatureSpec, StageSpec
-from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.pipeline import NumberField, Pipeline, StreamSpec
 from tidemill.domain.windows import MOST_HALF_LIVES, WINDOW_TYPES
 from tidemill.features.core import rings
 from tidemill.features.core.columns import fill, hash_texts
@@ -20,6 +22,20 @@ SCALE = 100
 _FRAUD = load_pipeline("fraud")
 SHOP = _FRAUD.model_copy(update={"event": _FRAUD.event.model_copy(update={"categories": ("channel",)})})
 """The fraud pipeline with a text field to read."""
+
+STREAMS = ("limits", "logins")
+_NUMBERS = {"amount": NumberField(scale=SCALE)}
+JOINED = SHOP.model_copy(
+    update={
+        "streams": {
+            name: StreamSpec(entities=("customer",), numbers=_NUMBERS, max_lead=lead)
+            for name, lead in zip(STREAMS, (0, 15 * SECOND), strict=True)
+        }
+    }
+)
+"""The same with two streams to join."""
+
+FIRST = 1_000_000
 
 CHANNELS = ("web", "app", "branch", "telefón", "")
 FILTERS = (
@@ -82,20 +98,50 @@ def feature_lists(draw: st.DrawFn) -> tuple[FeatureSpec, ...]:
     return tuple(draw(features(f"f{number}")) for number in range(draw(st.integers(1, 6))))
 
 
-def shop(wanted: tuple[FeatureSpec, ...], lateness: int, label_lateness: int) -> Pipeline:
+@st.composite
+def joins(draw: st.DrawFn, name: str) -> FeatureSpec:
+    """A feature over a second stream."""
+    plain = draw(features(name).filter(lambda one: one.aggregate not in ("share", "label_rate", "ratio_to_mean")))
+    where = draw(st.sampled_from([where for where in FILTERS if where is None or "channel" not in where]))
+    field = "customer" if plain.field == "channel" else plain.field
+    return plain.model_copy(update={"stream": draw(st.sampled_from(STREAMS)), "where": where, "field": field})
+
+
+@st.composite
+def joined_lists(draw: st.DrawFn) -> tuple[FeatureSpec, ...]:
+    """At least one feature over a stream among others over the events."""
+    kinds = [joins, *draw(st.lists(st.sampled_from([joins, features]), max_size=5))]
+    wanted = [draw(kind(f"f{number}")) for number, kind in enumerate(kinds)]
+    return tuple(draw(st.permutations(wanted)))
+
+
+def shop(wanted: tuple[FeatureSpec, ...], lateness: int, label_lateness: int, pipeline: Pipeline = JOINED) -> Pipeline:
     stage = StageSpec(entity="customer", features=wanted)
     update = {"stages": (stage,), "allowed_lateness": lateness, "label_lateness": label_lateness}
-    return SHOP.model_copy(update={"features": SHOP.features.model_copy(update=update)})
+    return pipeline.model_copy(update={"features": pipeline.features.model_copy(update=update)})
 
 
 def stage_of(wanted: tuple[FeatureSpec, ...], lateness: int, label_lateness: int) -> StageDefinition:
     return compile_stage(shop(wanted, lateness, label_lateness), 0)
 
 
+def joined_arrivals(chance: random.Random, count: int, streams: Sequence[str]) -> list[Row]:
+    """`arrivals` where about half of the events are records of a stream instead, some with the id and time of an event,
+    some well ahead, some of keys that have no event."""
+    rows: list[Row] = []
+    for row in arrivals(chance, count):
+        if row.label is None and chance.random() < 0.5:
+            ahead = chance.choice([0, 0, 0, 3, 20, 80]) * SECOND
+            key = b"quiet" if chance.random() < 0.1 else row.key
+            row = row._replace(stream=chance.choice(streams), ts=row.ts + ahead, key=key)
+        rows.append(row)
+    return rows
+
+
 def arrivals(chance: random.Random, count: int) -> list[Row]:
     """Events around a moving clock, some repeated, late or long after; labels mostly of events that came before."""
     rows: list[Row] = []
-    clock = 1_000_000
+    clock = FIRST
     keys = [b"a", b"b", b"long-key", "schlüssel".encode()][: chance.randint(1, 4)]
     for _ in range(count):
         if rows and chance.random() < 0.4:
@@ -112,14 +158,27 @@ def arrivals(chance: random.Random, count: int) -> list[Row]:
     return rows
 
 
+def cut(rows: list[Row], chance: random.Random) -> list[list[Row]]:
+    """The rows in batches of random sizes, some empty."""
+    bounds = sorted({0, len(rows), *(chance.randint(0, len(rows)) for _ in range(chance.randint(1, 40)))})
+    return [rows[begin:end] for begin, end in pairwise(bounds)]
+
+
 def slide(engine: WindowEngine, stage: StageDefinition, rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
     """The rows through the engine in one batch: (features, status)."""
     times = np.array([row.ts for row in rows], np.int64)
     identities = np.array([row.identity for row in rows], np.int64)
     labels = np.array([rings.NOT_A_LABEL if row.label is None else row.label for row in rows], np.int64)
     numbers = {"amount": np.array([row.amount for row in rows], np.int64)}
-    texts = {"channel": hash_texts([row.channel for row in rows])}
+    texts = {
+        "channel": hash_texts([row.channel for row in rows]),
+        "customer": hash_texts([row.key.decode() for row in rows]),
+    }
     values = fill(stage.kept, numbers, texts, len(rows))
+    for number, name in enumerate(stage.streams, 1):
+        of = np.array([row.stream == name for row in rows], np.bool_)
+        values[of] = fill(stage.kept, numbers, texts, len(rows), name)[of]
+        labels[of], identities[of] = rings.OF_A_STREAM, identities[of] + 1_000 * number
     return engine.slide([row.key for row in rows], times, identities, labels, values)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import orjson
 import typer
@@ -80,6 +80,10 @@ def backfill(
     labels: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Parquet files of labels, for --input FILE.")
     ] = None,
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Parquet files of a joined stream's records, for --input FILE."),
+    ] = None,
     arrival: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="When each event arrived, ms; event_time says that event time stands in."),
@@ -93,9 +97,9 @@ def backfill(
 ) -> None:
     """Compute features over history with the very operators of the stream, and say where the stream takes over.
 
-    Reads the pipeline's events and labels from Kafka, or from Parquet files. With --from, as much is read before as the
-    windows look back; what is written are the events of the range. Position, feature set and range are also in the
-    file's metadata.
+    Reads the pipeline's events, labels and joined streams from Kafka, or from Parquet files. With --from, as much is
+    read before as the windows look back; what is written are the events of the range. Position, feature set and range
+    are also in the file's metadata.
 
     Example: tidemill features backfill fraud --from 2018-07-25 --to 2018-08-15 --out features.parquet
     """
@@ -118,7 +122,8 @@ def backfill(
         columns: dict[str, Any] = dict.fromkeys(("id", *entities), "text") | {"event_time": "integer"}
         columns = {name: columns[name] for name in ("id", "event_time", *entities)} | dict.fromkeys(names, "number")
         with ParquetSink(out, columns) as sink:
-            with _source(request, sources, labels or [], arrival, counter)(bootstrap_servers, kafka_options) as result:
+            files = _Files(sources, labels or [], stream or [], arrival)
+            with _source(request, files, counter)(bootstrap_servers, kafka_options) as result:
                 for block in columns_of(result.vectors, entities, names, row_group):
                     sink.write(block)
             report = _report(result, out, sink.rows)
@@ -178,17 +183,34 @@ def prepare_version(
     typer.echo(f"version {made.version} is ready to replace version {made.replaces} from {shown(made.position)}")
 
 
-def _source(
-    request: "Request", sources: list[str], labels: list[Path], arrival: str | None, counter: RecordCounter
-) -> Any:
+class _Files(NamedTuple):
+    """What the options say about input."""
+
+    sources: list[str]
+    labels: list[Path]
+    streams: list[str]
+    arrival: str | None
+
+    def by_stream(self) -> dict[str, tuple[Path, ...]]:
+        found: dict[str, tuple[Path, ...]] = {}
+        for text in self.streams:
+            name, equals, path = text.partition("=")
+            if not (name and equals and path):
+                raise ConfigurationError(f"--stream: {text!r} is not NAME=FILE", hint="Such as limits=limits.parquet.")
+            found[name] = (*found.get(name, ()), Path(path))
+        return found
+
+
+def _source(request: "Request", given: _Files, counter: RecordCounter) -> Any:
     """A function of the Kafka options that begins the backfill."""
     from tidemill.features.offline.backfill import backfill_files, backfill_topics
     from tidemill.features.offline.topicinput import Connection
 
-    if _KAFKA in sources:
-        if len(sources) > 1 or labels or arrival is not None:
+    if _KAFKA in given.sources:
+        if given != _Files([_KAFKA], [], [], None):
             raise ConfigurationError(
-                "--input kafka goes with no file, --labels or --arrival", hint="Topics have the labels and the order."
+                "--input kafka goes with no file, --labels, --stream or --arrival",
+                hint="Topics have the labels, the streams and the order.",
             )
 
         def from_kafka(servers: str | None, options: str | None) -> AbstractContextManager["Result"]:
@@ -196,14 +218,14 @@ def _source(
             return backfill_topics(request, connection, counter)
 
         return from_kafka
-    if arrival is None:
+    if given.arrival is None:
         raise ConfigurationError(
             "files do not say in which order their events arrived",
             hint="Name the column with --arrival COLUMN, or say --arrival event_time if they arrived in time order.",
         )
     from tidemill.features.offline.fileinput import Files, split
 
-    files = Files(tuple(map(Path, sources)), tuple(labels), arrival)
+    files = Files(tuple(map(Path, given.sources)), tuple(given.labels), given.arrival, given.by_stream())
 
     def from_files(_: str | None, __: str | None) -> AbstractContextManager["Result"]:
         bounds = (request.start, request.end)
@@ -237,7 +259,8 @@ def _show(explanation: "PipelineExplanation", costs: Mapping[Any, str]) -> None:
         out.print(_table(stage))
         out.print(
             f"Memory a key: {stage.formula} bytes; {stage.example_bytes:,} at {stage.example_rows:,} rows. An event is "
-            f"a row, its label another; both stay for {stage.retention}. Accepted up to {stage.lateness} late.\n"
+            f"a row, its label another, and so is a record of a joined stream; all stay for {stage.retention}. "
+            f"Accepted up to {stage.lateness} late.\n"
         )
         if stage.summaries:
             out.print(_summaries(stage))

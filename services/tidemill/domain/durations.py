@@ -34,6 +34,11 @@ def _coerce(value: object) -> object:
     return parse_duration_ms(value) if isinstance(value, str) else value
 
 
+def _coerce_signed(value: object) -> object:
+    text = value.strip() if isinstance(value, str) else ""
+    return -parse_duration_ms(text[1:]) if text.startswith("-") else _coerce(value)
+
+
 def _schema(minimum: int) -> WithJsonSchema:
     text = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$"}
     return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": minimum}, text]})
@@ -41,6 +46,9 @@ def _schema(minimum: int) -> WithJsonSchema:
 
 DurationMs = Annotated[int, BeforeValidator(_coerce), Field(ge=0), _schema(0)]
 """An int of milliseconds, 0 or more, that also accepts the text form."""
+
+SignedMs = Annotated[int, BeforeValidator(_coerce_signed), _schema(0)]
+"""The same, but below 0 too, so that a rule can say what to do instead; editors still ask for 0 or more."""
 
 SpanMs = Annotated[int, BeforeValidator(_coerce), Field(gt=0), _schema(1)]
 """The same, but above 0."""

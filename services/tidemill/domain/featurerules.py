@@ -1,12 +1,13 @@
 """What must hold for the features of a pipeline file: fields that exist, and aggregates that make sense of a window."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from typing import NamedTuple
 
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import Comparison, FilterError, parse_filter
-from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.pipeline import NumberField, Pipeline
 from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
 from tidemill.domain.windows import MOST_HALF_LIVES, CountWindow, DecayWindow, HoppingWindow, SessionWindow
 
@@ -25,6 +26,20 @@ _DECAYING = ("count", "sum", "mean")
 
 _OPTIONS = (("k", "last"), ("q", "quantile"), ("equals", "share"))
 """What is said for one aggregate only."""
+
+
+_OF_EVENTS_ONLY = ("share", "label_rate", "ratio_to_mean")
+"""Aggregates that compare with the event itself, its label or its categories."""
+
+
+class Subject(NamedTuple):
+    """What a feature aggregates, with where the file declares it."""
+
+    name: str
+    numbers: Mapping[str, NumberField]
+    texts: tuple[str, ...]
+    has_numbers: str
+    has_texts: str
 
 
 def feature_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
@@ -72,23 +87,47 @@ def _feature(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[M
     if feature.value is not None and feature.value not in numbers:
         yield Mistake((*path, "value"), f"unknown field {feature.value!r}; event.numbers has {listed(numbers)}")
     if feature.aggregate is None:
-        for name in ("field", "window", "delay", "where", "k", "q", "equals"):
+        for name in ("field", "window", "delay", "where", "k", "q", "equals", "stream"):
             if getattr(feature, name):
                 yield Mistake((*path, name), f"{name} is for aggregates; {feature.name!r} has {kinds[0]}")
         return
-    yield from _field(pipeline, feature, path)
+    subject = _subject(pipeline, feature)
+    if subject is None:
+        known = listed(pipeline.streams)
+        yield Mistake((*path, "stream"), f"unknown stream {feature.stream!r}; streams has {known}")
+    elif feature.stream is not None and feature.aggregate in _OF_EVENTS_ONLY:
+        yield Mistake((*path, "aggregate"), f"{feature.aggregate} is of events; it cannot be taken of {subject.name}")
+    else:
+        yield from _field(subject, feature, path)
+        yield from _where(subject, feature, path)
     yield from _options(feature, path)
     yield from _window(feature, path)
     yield from _delay(pipeline, feature, path)
-    yield from _where(pipeline, feature, path)
 
 
-def _field(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+def the_event(pipeline: Pipeline) -> Subject:
+    event, has_texts = pipeline.event, "the event's entities and categories are"
+    return Subject("the event", event.numbers, event.texts, "event.numbers has", has_texts)
+
+
+def _subject(pipeline: Pipeline, feature: FeatureSpec) -> Subject | None:
+    """None for a stream that the file does not declare."""
+    name = feature.stream
+    if name is None:
+        return the_event(pipeline)
+    stream = pipeline.streams.get(name)
+    if stream is None:
+        return None
+    has_numbers, has_texts = f"streams.{name}.numbers has", f"streams.{name}.entities has"
+    return Subject(f"the stream {name!r}", stream.numbers, stream.entities, has_numbers, has_texts)
+
+
+def _field(subject: Subject, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
     aggregate, field = feature.aggregate, feature.field
     if aggregate in _NUMBERS:
-        known, source = tuple(pipeline.event.numbers), "event.numbers has"
+        known, source = tuple(subject.numbers), subject.has_numbers
     elif aggregate in _TEXTS:
-        known, source = pipeline.event.texts, "the event's entities and categories are"
+        known, source = subject.texts, subject.has_texts
     else:
         if field is not None:
             yield Mistake((*path, "field"), f"{aggregate} takes no field")
@@ -130,7 +169,15 @@ def _window(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
 
 def _delay(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
     lateness = pipeline.features.label_lateness
-    if feature.aggregate == "label_rate" and feature.delay < lateness:
+    if feature.delay < 0:
+        yield Mistake(
+            (*path, "delay"),
+            f"the window of {feature.name!r} would end {-feature.delay} ms after its event, and no vector is held back "
+            "for what is still to come: move the window into the past by a delay of 0 or more, or learn from what "
+            "comes later as a label, which outcomes joins with the prediction",
+        )
+        return
+    if feature.aggregate == "label_rate" and feature.stream is None and feature.delay < lateness:
         where = (*path, "delay") if feature.delay else path
         yield Mistake(
             where,
@@ -141,7 +188,7 @@ def _delay(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mis
         yield Mistake((*path, "delay"), "since_last asks for the event before this one; it takes no delay")
 
 
-def _where(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+def _where(subject: Subject, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
     if feature.where is None:
         return
     path = (*path, "where")
@@ -151,21 +198,23 @@ def _where(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mis
         yield Mistake(path, f"cannot read the filter {feature.where!r}: {error}")
         return
     for comparison in condition.comparisons:
-        fault = comparison_fault(pipeline, comparison)
+        fault = comparison_fault(subject, comparison)
         if fault is not None:
             yield Mistake(path, fault)
 
 
-def comparison_fault(pipeline: Pipeline, comparison: Comparison) -> str | None:
+def comparison_fault(subject: Subject, comparison: Comparison) -> str | None:
     """What is wrong with it, if anything."""
-    event, field, value = pipeline.event, comparison.field, comparison.value
-    if field in event.texts:
+    field, value = comparison.field, comparison.value
+    if field in subject.texts:
         return None if isinstance(value, str) else f"{field!r} is a text; compare it with a quoted one, not {value}"
-    if field not in event.numbers:
-        return f"unknown field {field!r} in a filter; the event has {listed([*event.texts, *event.numbers])}"
+    if field not in subject.numbers:
+        known = listed([*subject.texts, *subject.numbers])
+        return f"unknown field {field!r} in a filter; {subject.name} has {known}"
     if isinstance(value, str):
         return f"{field!r} is a number; compare it with one, not with the text {value!r}"
-    scaled = value * Decimal(event.numbers[field].scale)
+    scale = subject.numbers[field].scale
+    scaled = value * Decimal(scale)
     if comparison.operator in ("==", "!=") and scaled != scaled.to_integral_value():
-        return f"{field!r} is kept in units of 1/{event.numbers[field].scale}, so it never equals {value}"
+        return f"{field!r} is kept in units of 1/{scale}, so it never equals {value}"
     return None

@@ -7,15 +7,15 @@ import orjson
 
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
-from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.pipeline import Pipeline, StreamSpec
 
-_OPTIONAL = ("where", "k", "q", "equals", "expression")
+_OPTIONAL = ("where", "k", "q", "equals", "expression", "stream")
 """Left out of the document where they are not said, so that a feature that says none keeps its name."""
 
 
 def feature_set_hash(pipeline: Pipeline) -> str:
     """12 hex digits over everything that decides the vector's values: names, windows, filters, lateness, version,
-    scales.
+    scales; of streams that features join also how far they may lead.
 
     `max_idle_ms`, `idle_timeout`, `state` and `replaces` are left out, as how long a stage waits, where it keeps rows
     and where it begins change no definition, and so are summaries, which no vector holds. A duration and the sliding
@@ -27,8 +27,15 @@ def feature_set_hash(pipeline: Pipeline) -> str:
     for stage, written in zip(pipeline.features.stages, features["stages"], strict=True):
         written["features"] = [_document(feature) for feature in stage.features]
     scales = {name: number.scale for name, number in pipeline.event.numbers.items()}
-    document = {"features": features, "scales": scales}
+    document: dict[str, Any] = {"features": features, "scales": scales}
+    if joined := pipeline.streams_into(0):
+        document["streams"] = {name: _stream(pipeline.streams[name]) for name in joined}
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def _stream(stream: StreamSpec) -> dict[str, Any]:
+    scales = {name: number.scale for name, number in stream.numbers.items()}
+    return {"scales": scales, "max_lead": stream.max_lead}
 
 
 def _document(feature: FeatureSpec) -> dict[str, Any]:

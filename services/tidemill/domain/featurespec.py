@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tidemill.domain.durations import DAY_MS, DurationMs
-from tidemill.domain.section import FieldName, Section
+from tidemill.domain.durations import DAY_MS, DurationMs, SignedMs
+from tidemill.domain.section import FieldName, Name, Section
 from tidemill.domain.summaryspec import SummarySpec
 from tidemill.domain.windows import SlidingWindow, Window, WindowSpec
 
@@ -41,6 +41,9 @@ class FeatureSpec(Section):
     - since_last: seconds from the newest of them but the event itself, to the event.
     - ratio_to_mean: the event's own `field` divided by their mean.
 
+    With `stream` the window holds records of that stream instead of events, and `field` and `where` read theirs: `last`
+    is then an as-of join, any other aggregate one over an interval in the event's past.
+
     count, sum and mean over a decaying window are Σw, Σw·x and Σw·x / Σw. Over nothing count and sum are 0, so is
     label_rate, and everything else is null; so is a ratio to a mean of 0.
     """
@@ -51,7 +54,8 @@ class FeatureSpec(Section):
     aggregate: Aggregate | None = None
     field: FieldName | None = Field(None, description="the event field that is aggregated")
     window: WindowSpec | None = Field(None, description="a duration (sliding), or a mapping with a type")
-    delay: DurationMs = 0
+    delay: SignedMs = 0
+    stream: Name | None = Field(None, description="aggregate the records of this second stream, not the events")
     where: str | None = Field(None, description='which events count, such as `channel == "web" and amount > 10`')
     k: int | None = Field(None, ge=1, le=64, description="how many values last keeps; 1 if left out")
     q: float | None = Field(None, ge=0, le=1, description="which quantile: 0.5 is the median")

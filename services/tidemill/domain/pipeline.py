@@ -31,6 +31,21 @@ class EventSpec(Section):
         return (*self.entities, *self.categories)
 
 
+class StreamSpec(Section):
+    """A second stream, whose records features join: `v`, `stream` (its name), `id`, `event_time`, one string field per
+    entity that it carries, and its numbers."""
+
+    entities: tuple[FieldName, ...] = Field(
+        min_length=1, description="entities of the event that every record carries; the primary one among them"
+    )
+    numbers: dict[FieldName, NumberField] = Field(default_factory=dict)
+    max_lead: DurationMs = Field(
+        DAY_MS,
+        description="how far a record may be ahead of the events of its key; an event further behind, by more than "
+        "allowed_lateness, is late",
+    )
+
+
 class LabelSpec(Section):
     """The truth about an event: `v`, `id` and `event_time` of the event, every entity, `known_at`, and `field`."""
 
@@ -61,10 +76,11 @@ class SourceField(Section):
 
 
 class SourceSpec(Section):
-    """One place that events or labels come from."""
+    """One place that events, labels or records of a second stream come from."""
 
     name: Name
-    kind: Literal["event", "label"]
+    kind: Literal["event", "label", "stream"]
+    stream: Name | None = Field(None, description="for kind stream: which of `streams` the records are of")
     topic: str | None = Field(None, pattern=r"^[a-z0-9-]{1,200}$", description="Kafka topic, or none for HTTP only")
     http: bool = Field(True, description="accept POST /v1/events/{name}")
     version_field: str | None = Field("v", description="field of the source record that holds its version")
@@ -198,6 +214,7 @@ class Pipeline(Section):
     scenario: str | None = Field(None, description="simulator that `demo`, `up` and `simulate` use")
     event: EventSpec
     label: LabelSpec
+    streams: dict[Name, StreamSpec] = Field(default_factory=dict, description="second streams that features join")
     topics: TopicSettings = TopicSettings()
     ingest: IngestSpec
     features: FeaturesSpec
@@ -210,6 +227,23 @@ class Pipeline(Section):
     @property
     def primary_entity(self) -> str:
         return self.event.entities[0]
+
+    def fields_of(self, stream: str | None) -> EventSpec:
+        """What records hold: the event's declaration, or in its form that of `stream`."""
+        if stream is None:
+            return self.event
+        spec = self.streams[stream]
+        return self.event.model_copy(update={"entities": spec.entities, "numbers": spec.numbers, "categories": ()})
+
+    def streams_of(self, index: int) -> tuple[str, ...]:
+        """The streams that feature stage `index` joins, in the order of the file."""
+        joined = {feature.stream for feature in self.features.stages[index].features}
+        return tuple(name for name in self.streams if name in joined)
+
+    def streams_into(self, index: int) -> tuple[str, ...]:
+        """The streams whose records reach feature stage `index`: those that it or a later one joins."""
+        joined = {name for at in range(index, len(self.features.stages)) for name in self.streams_of(at)}
+        return tuple(name for name in self.streams if name in joined)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -227,6 +261,16 @@ class Pipeline(Section):
         Topics are `[a-z0-9-]`, entities may hold an underscore: `by-card_holder` → `fraud-by-card-holder`.
         """
         return f"{self.name}-{role.replace('_', '-')}"
+
+    def stream_topic(self, name: str) -> str:
+        """`limits` → `fraud-stream-limits`."""
+        return self.topic(f"stream-{name}")
+
+    def first_topics(self) -> dict[str, str]:
+        """Role → topic of what the first feature stage reads. At equal timestamps the first goes first: so an event
+        sees every joined record of its own time that is there."""
+        roles = [*(f"stream-{name}" for name in self.streams_into(0)), "events", "labels"]
+        return {role: self.topic(role) for role in roles}
 
     def stage_output_role(self, index: int) -> str:
         """The topic role that feature stage `index` writes: the next stage's input, or `features` from the last."""

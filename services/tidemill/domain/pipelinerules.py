@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tidemill.domain.durations import DAY_MS
-from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.pipeline import NumberField, Pipeline
 
 RESERVED_FIELDS = frozenset(
     (
@@ -91,15 +91,7 @@ def _event(pipeline: Pipeline) -> Iterator[Mistake]:
             yield Mistake(path, f"{name!r} is a field of every record; choose another name")
         if name in event.entities:
             yield Mistake(path, f"{name!r} is an entity already")
-        if number.min > number.max:
-            yield Mistake(path, f"min {number.min:g} is above max {number.max:g}")
-        largest = max(abs(number.min), abs(number.max)) * number.scale
-        if largest * PLAUSIBLE_ROWS >= EXACT_LIMIT:
-            yield Mistake(
-                path,
-                f"a window of {PLAUSIBLE_ROWS:,} rows of up to {largest:g} units (largest value × scale) passes 2^53, "
-                "beyond which sums are not exact; lower scale, or the bound",
-            )
+        yield from number_mistakes(number, path)
     for position, name in repeated(event.categories):
         yield Mistake(("event", "categories", position), f"the category {name!r} is named twice")
     for position, name in enumerate(event.categories):
@@ -113,6 +105,19 @@ def _event(pipeline: Pipeline) -> Iterator[Mistake]:
         yield Mistake(("label", "field"), f"{label.field!r} is a field of every record; choose another name")
     if label.field in event.texts or label.field in event.numbers:
         yield Mistake(("label", "field"), f"{label.field!r} is a field of the event; a record with it is a label")
+
+
+def number_mistakes(number: NumberField, path: Path) -> Iterator[Mistake]:
+    """Bounds that leave no value, or let sums grow beyond what is exact."""
+    if number.min > number.max:
+        yield Mistake(path, f"min {number.min:g} is above max {number.max:g}")
+    largest = max(abs(number.min), abs(number.max)) * number.scale
+    if largest * PLAUSIBLE_ROWS >= EXACT_LIMIT:
+        yield Mistake(
+            path,
+            f"a window of {PLAUSIBLE_ROWS:,} rows of up to {largest:g} units (largest value × scale) passes 2^53, "
+            "beyond which sums are not exact; lower scale, or the bound",
+        )
 
 
 def _topics(pipeline: Pipeline) -> Iterator[Mistake]:

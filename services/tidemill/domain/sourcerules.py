@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from tidemill.domain.pipeline import Pipeline, SourceField, SourceSpec
+from tidemill.domain.pipeline import EventSpec, Pipeline, SourceField, SourceSpec, StreamSpec
 from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
+from tidemill.domain.streamrules import STREAM_FIELD
 
 _NUMERIC = ("integer", "number")
 _PYTHON: dict[str, type | tuple[type, ...]] = {
@@ -36,8 +37,14 @@ def source_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
             yield Mistake(path, f"the source {source.name!r} has neither a topic nor http, so nothing can reach it")
         if not source.versions or len(set(source.versions)) != len(source.versions):
             yield Mistake((*path, "versions"), "versions must name at least one version, each once")
+        stream = pipeline.streams.get(source.stream or "")
+        if (source.kind == "stream") != (source.stream is not None) or (source.stream is not None and stream is None):
+            yield from _of_no_stream(pipeline, source, path)
+            continue
         yield from _missing(pipeline, source, path)
-        kinds = _kinds(pipeline)
+        if stream is not None:
+            yield from _foreign(source, stream, path)
+        kinds = _kinds(pipeline.fields_of(source.stream), pipeline.label.field)
         for name, field in source.fields.items():
             where = (*path, "fields", name)
             yield from _canonical(name, field, kinds.get(name), where)
@@ -46,9 +53,10 @@ def source_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
 
 
 def _missing(pipeline: Pipeline, source: SourceSpec, path: Path) -> Iterator[Mistake]:
-    needed = ["id", "event_time", *pipeline.event.entities]
-    if source.kind == "event":
-        needed += [*pipeline.event.numbers, *pipeline.event.categories]
+    fields = pipeline.fields_of(source.stream)
+    needed = ["id", "event_time", *fields.entities]
+    if source.kind != "label":
+        needed += [*fields.numbers, *fields.categories]
     else:
         needed += ["known_at", pipeline.label.field]
     missing = [name for name in needed if name not in source.fields]
@@ -59,14 +67,32 @@ def _missing(pipeline: Pipeline, source: SourceSpec, path: Path) -> Iterator[Mis
         )
 
 
-def _kinds(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
+def _of_no_stream(pipeline: Pipeline, source: SourceSpec, path: Path) -> Iterator[Mistake]:
+    known = listed(pipeline.streams)
+    if source.kind != "stream":
+        yield Mistake((*path, "stream"), f"stream is for sources of kind stream; {source.name!r} is of {source.kind}s")
+    elif source.stream is None:
+        yield Mistake(path, f"the source {source.name!r} does not say of which stream it is; streams has {known}")
+    else:
+        yield Mistake((*path, "stream"), f"unknown stream {source.stream!r}; streams has {known}")
+
+
+def _foreign(source: SourceSpec, stream: StreamSpec, path: Path) -> Iterator[Mistake]:
+    known = ["id", "event_time", *stream.entities, *stream.numbers]
+    for name in source.fields:
+        if name not in known and name not in ("v", STREAM_FIELD):
+            message = f"the stream {source.stream!r} has no field {name!r}; it has {listed(known)}"
+            yield Mistake((*path, "fields", name), message)
+
+
+def _kinds(event: EventSpec, label: str) -> dict[str, tuple[str, ...]]:
     """Casts allowed for the fields that every pipeline has; but for the label, the first is what the field is
     without a cast."""
     kinds: dict[str, tuple[str, ...]] = {"id": ("string",)}
     kinds |= dict.fromkeys(("event_time", "known_at"), ("timestamp", "integer"))
-    kinds |= dict.fromkeys(pipeline.event.texts, ("string",))
-    kinds |= dict.fromkeys(pipeline.event.numbers, _NUMERIC)
-    kinds[pipeline.label.field] = ("integer", "boolean")
+    kinds |= dict.fromkeys(event.texts, ("string",))
+    kinds |= dict.fromkeys(event.numbers, _NUMERIC)
+    kinds[label] = ("integer", "boolean")
     return kinds
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tidemill.domain.featurerules import LONGEST_WINDOW_MS, comparison_fault
+from tidemill.domain.featurerules import LONGEST_WINDOW_MS, comparison_fault, the_event
 from tidemill.domain.filters import FilterError, parse_filter
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
@@ -59,17 +59,17 @@ def _window(summary: SummarySpec, path: Path) -> Iterator[Mistake]:
 
 
 def _field(pipeline: Pipeline, field: SummaryField, path: Path) -> Iterator[Mistake]:
-    event = pipeline.event
+    subject = the_event(pipeline)
     if field.aggregate == "count":
         if field.field is not None:
             yield Mistake((*path, "field"), "count takes no field")
     else:
         texts = field.aggregate == "share"
-        known = event.texts if texts else tuple(event.numbers)
+        known = subject.texts if texts else tuple(subject.numbers)
         if field.field is None:
             yield Mistake(path, f"{field.aggregate} of {field.name!r} needs a field: one of {listed(known)}")
         elif field.field not in known:
-            source = "the event's entities and categories are" if texts else "event.numbers has"
+            source = subject.has_texts if texts else subject.has_numbers
             yield Mistake((*path, "field"), f"unknown field {field.field!r}; {source} {listed(known)}")
     if (field.equals is None) == (field.aggregate == "share"):
         said = "needs equals, the value whose share is taken" if field.equals is None else "takes no equals"
@@ -81,6 +81,6 @@ def _field(pipeline: Pipeline, field: SummaryField, path: Path) -> Iterator[Mist
             yield Mistake((*path, "where"), f"cannot read the filter {field.where!r}: {error}")
             return
         for comparison in condition.comparisons:
-            fault = comparison_fault(pipeline, comparison)
+            fault = comparison_fault(subject, comparison)
             if fault is not None:
                 yield Mistake((*path, "where"), fault)

@@ -18,10 +18,17 @@ FEATURES = (
         "flat: labels no longer arrive, or all are unmatched (see the dead letters)",
     ),
     Declared(
+        "tidemill_features_joined_total",
+        "counter",
+        "records",
+        "records of second streams that entered the windows of their key",
+        "flat where a stream is joined: its source is quiet, or its records are dead letters",
+    ),
+    Declared(
         "tidemill_features_duplicates_total",
         "counter",
         "records",
-        "records dropped because they were seen before, by kind (event, label)",
+        "records dropped because they were seen before, by kind (event, label, stream)",
         "rising: a producer resends; harmless, but find out why",
         ("kind",),
     ),
@@ -160,11 +167,23 @@ class StageMetrics:
         """`metrics` has `FEATURES` declared."""
         self._metrics = metrics
 
-    def seen(self, *, events: int, labels: int, duplicate_events: int, duplicate_labels: int) -> None:
+    def seen(
+        self,
+        *,
+        events: int,
+        labels: int,
+        joined: int,
+        duplicate_events: int,
+        duplicate_labels: int,
+        duplicate_joined: int,
+    ) -> None:
         self._metrics.count("tidemill_features_events_total", events)
         self._metrics.count("tidemill_features_labels_total", labels)
         self._metrics.count("tidemill_features_duplicates_total", duplicate_events, "event")
         self._metrics.count("tidemill_features_duplicates_total", duplicate_labels, "label")
+        if joined or duplicate_joined:
+            self._metrics.count("tidemill_features_joined_total", joined)
+            self._metrics.count("tidemill_features_duplicates_total", duplicate_joined, "stream")
 
     def answered(self, records: int) -> None:
         self._metrics.count("tidemill_features_answered_total", records)

@@ -80,16 +80,17 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
             hint=f"its stages (TIDEMILL_STAGE, --stage) are: {', '.join([*entities, OUTCOMES_STAGE])}",
         )
     index = entities.index(stage)
-    inputs = [InputTopic(pipeline.topic(pipeline.stage_input_role(index)))]
     predecessor = None
     if index == 0:
-        inputs.append(InputTopic(pipeline.topic("labels")))
+        topics = tuple(pipeline.first_topics().values())
         if features.replaces is not None:
             predecessor = f"{pipeline.name}-{pipeline.stage_service(0, features.replaces)}"
+    else:
+        topics = (pipeline.topic(pipeline.stage_input_role(index)),)
     return ServiceSpec(
         pipeline=pipeline.name,
         name=pipeline.stage_service(index),
-        inputs=tuple(inputs),
+        inputs=tuple(map(InputTopic, topics)),
         dlq_topic=pipeline.topic("dlq"),
         state_topic=pipeline.topic(pipeline.stage_state_role(index)) if features.state == "changelog" else None,
         max_idle_ms=features.max_idle_ms,

@@ -14,6 +14,7 @@ from tidemill.features.core import kernels
 from tidemill.features.core.codec import Columns, StageCodec
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import WindowEngine
+from tidemill.features.core.joincodec import PASSED_ON, JoinCodec
 from tidemill.features.core.summarypartition import is_summary_entry
 from tidemill.features.core.watermark import read_watermark
 from tidemill.features.metrics import StageMetrics
@@ -27,13 +28,15 @@ ANSWERED = (("tidemill-answered", b"1"),)
 class KeyedStage:
     """Stage `index` of the pipeline's features, keyed by its entity (implements runtime.service.Service).
 
-    Reads events and labels, writes events with this stage's features, re-keyed for what comes next, in their order.
-    Labels pass on byte for byte, except behind the last stage, where they end.
+    Reads events, labels and records of second streams; writes events with this stage's features, re-keyed for what
+    comes next, in their order. Labels pass on byte for byte, except behind the last stage, where they end; so do
+    records of streams that a later stage joins.
     """
 
     def __init__(self, pipeline: Pipeline, index: int, metrics: StageMetrics) -> None:
         self._definition = compile_stage(pipeline, index)
-        self._codec = StageCodec(pipeline, self._definition)
+        codec = JoinCodec if pipeline.streams_into(index) else StageCodec
+        self._codec = codec(pipeline, self._definition)
         self._output = pipeline.topic(pipeline.stage_output_role(index))
         self._last = index + 1 == len(pipeline.features.stages)
         self._kept = pipeline.features.state == "changelog"
@@ -47,6 +50,9 @@ class KeyedStage:
         self._metrics = metrics
         stage = self._definition
         self._late = f"event_time is more than {stage.lateness} ms older than the newest of this {stage.entity}"
+        if stage.streams:
+            self._late += f", or of its joined records less {stage.lead} ms"
+        self._stream_late = f"event_time is {stage.retention} ms or more behind the time of this {stage.entity}"
         self._unmatched = f"no event of this id and event_time is held for this {stage.entity}"
 
     def succeed(self, answered: Mapping[Partition, int]) -> None:
@@ -78,7 +84,7 @@ class KeyedStage:
         self._emit(readable, columns, aggregates, status.tolist(), output)
         self._judged(records, columns, status, output)
         if self._kept:
-            for partition in sorted({record.partition for record in readable}):
+            for partition in sorted({record.partition for record in readable} & self._engines.keys()):
                 for key, value in self._engines[partition].pack():
                     output.state.append(StateEntry(partition, key, value))
             for partition, keys in self._leftover.items():
@@ -126,13 +132,15 @@ class KeyedStage:
         keys = [record.key or b"" for record in records]
         partitions = np.fromiter((record.partition for record in records), np.int64, len(records))
         order = np.argsort(partitions, kind="stable")
+        status = np.full(len(records), kernels.STREAM_PASSED, np.uint8)
+        if (columns.labels == PASSED_ON).any():
+            order = order[columns.labels[order] != PASSED_ON]
         keys = list(map(keys.__getitem__, order.tolist()))
         times, identities = columns.times[order], columns.identities[order]
         labels, numbers = columns.labels[order], columns.numbers[order]
         aggregates = np.empty((len(records), len(self._definition.aggregates)))
-        status = np.empty(len(records), np.uint8)
         begin = 0
-        for partition, count in enumerate(np.bincount(partitions).tolist()):
+        for partition, count in enumerate(np.bincount(partitions[order]).tolist()):
             if count == 0:
                 continue
             part = slice(begin, begin + count)
@@ -167,6 +175,12 @@ class KeyedStage:
                 if not self._last:
                     self.origins.append(columns.rows[row])
                     write(OutRecord(topic, keys[row], records[row].value, records[row].timestamp))
+            elif verdict in (kernels.STREAM_ACCEPTED, kernels.STREAM_PASSED):
+                if keys[row]:
+                    self.origins.append(columns.rows[row])
+                    write(OutRecord(topic, keys[row], records[row].value, records[row].timestamp))
+            elif verdict == kernels.STREAM_LATE:
+                refuse(DeadLetter(records[row], "late", self._stream_late))
             elif verdict == kernels.LATE:
                 refuse(DeadLetter(records[row], "late", self._late))
             elif verdict == kernels.LABEL_UNMATCHED:
@@ -187,12 +201,14 @@ class KeyedStage:
         return record.offset < self._answered.get((record.topic, record.partition), 0) or ANSWERED[0] in record.headers
 
     def _observe(self, status: NDArray[np.uint8], output: Output) -> None:
-        counts = np.bincount(status, minlength=kernels.LABEL_DUPLICATE + 1)
+        counts = np.bincount(status, minlength=kernels.STATUSES)
         self._metrics.seen(
             events=int(counts[kernels.ACCEPTED]),
             labels=int(counts[kernels.LABEL_ACCEPTED]),
+            joined=int(counts[kernels.STREAM_ACCEPTED]),
             duplicate_events=int(counts[kernels.DUPLICATE]),
             duplicate_labels=int(counts[kernels.LABEL_DUPLICATE]),
+            duplicate_joined=int(counts[kernels.STREAM_DUPLICATE]),
         )
         engines = self._engines.values()
         self._metrics.state(

@@ -51,7 +51,7 @@ def compile_kernels(*, rowwise: bool = True) -> None:
     times = np.array([10, 7, 10, 5_000], np.int64)
     labels = np.array([-1, -1, 1, -1], np.int64)
     engine = WindowEngine(stage)
-    walked = replace(stage.tables, walks=np.array([[scan.LAST_EVENTS, 0, 1, 10]], np.int64))
+    walked = replace(stage.tables, walks=np.array([[scan.LAST_EVENTS, 0, 1, 10, -1]], np.int64))
     for one in (WindowEngine(replace(stage, tables=walked)), engine)[0 if rowwise else 1 :]:
         one.slide(keys, times, hash_texts(["1", "2", "1", "3"]), labels, np.ones((4, 1), np.int64))
     saved = [(key, value) for key, value in engine.pack() if value is not None]

@@ -8,6 +8,9 @@ from tidemill.ingest.core.intake import Intake
 from tidemill.ingest.core.validation import CanonicalSchema
 from tidemill_schemas import load_schema
 
+STREAM_SCHEMA = "stream-record"
+"""The schema of the records of every second stream; what else they hold, the pipeline file says."""
+
 
 class Intakes(NamedTuple):
     by_topic: Mapping[str, Intake]
@@ -17,7 +20,7 @@ class Intakes(NamedTuple):
 
 def open_intakes(pipeline: Pipeline, *, refuse_duplicate_keys: bool = False) -> Intakes:
     """Compile every source. Raises ConfigurationError if a mapping and its schema cannot work together."""
-    names = {"event": pipeline.event.schema_name, "label": pipeline.label.schema_name}
+    names = {"event": pipeline.event.schema_name, "label": pipeline.label.schema_name, "stream": STREAM_SCHEMA}
     schemas = {kind: CanonicalSchema(name, load_schema(name, 1)) for kind, name in names.items()}
     by_topic: dict[str, Intake] = {}
     by_name: dict[str, Intake] = {}

@@ -180,6 +180,8 @@ class _Expansion:
         if repeat == "source":
             names = [source.topic for source in self.pipeline.ingest.sources if source.topic is not None]
             yield from (self._topic({}, name) for name in names)
+        elif repeat == "stream":
+            yield from (self._topic({"stream": name}) for name in self.pipeline.streams)
         elif repeat is None:
             yield self._topic({})
         else:

@@ -1,14 +1,24 @@
 """The engine against a slow oracle: any windows, any order, any batching, any crash and restore, same bits."""
 
 import random
-from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.featureoracle import Oracle, Row, agrees
-from support.featurestreams import CHANNELS, SCALE, SECOND, arrivals, feature_lists, restored, save, slide, stage_of
+from support.featurestreams import (
+    CHANNELS,
+    SCALE,
+    SECOND,
+    arrivals,
+    cut,
+    feature_lists,
+    restored,
+    save,
+    slide,
+    stage_of,
+)
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.features.core import kernels
 from tidemill.features.core.engine import WindowEngine
@@ -103,9 +113,3 @@ def mixed(events: list[Row], labels: list[Row], chance: random.Random) -> list[R
         event = next(at for at, row in enumerate(rows) if row.label is None and row.identity == label.identity)
         rows.insert(chance.randint(event + 1, len(rows)), label)
     return rows
-
-
-def cut(rows: list[Row], chance: random.Random) -> list[list[Row]]:
-    """The rows in batches of random sizes, some empty."""
-    bounds = sorted({0, len(rows), *(chance.randint(0, len(rows)) for _ in range(chance.randint(1, 40)))})
-    return [rows[begin:end] for begin, end in pairwise(bounds)]

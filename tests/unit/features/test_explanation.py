@@ -7,8 +7,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from support.joinedpipeline import JOINED_FRAUD
 from tidemill.cli.__main__ import main
-from tidemill.domain.durations import parse_duration_ms
+from tidemill.domain.durations import format_duration_ms, parse_duration_ms
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.features.core import rings
 from tidemill.features.core.definition import compile_stage
@@ -127,3 +128,25 @@ def test_the_command_writes_json(capsys: pytest.CaptureFixture[str]) -> None:
         "(t − 8d, t − 7d]",
         "prefix sums",
     )
+
+
+def test_a_join_is_explained_by_the_records_of_its_stream() -> None:
+    explained = {one.name: one for stage in explain(JOINED_FRAUD, 1).stages for one in stage.features}
+    limit, logins = explained["card_limit"], explained["logins_1h"]
+    assert limit.definition == (
+        "limit, each rounded to 1/100, of the newest 1 of the records of limits of the customer in (t − 90d, t], "
+        "the newest first"
+    )
+    assert (limit.null, limit.cost) == ("null where there are fewer", "ends")
+    assert logins.definition == "number of records of logins of the customer in (t − 1h, t]"
+    assert (logins.null, logins.interval) == ("never null: 0 over no record", "(t − 1h, t]")
+    since = FeatureSpec.model_validate({"name": "f", "aggregate": "since_last", "stream": "logins", "window": "1h"})
+    said = explain_feature(JOINED_FRAUD, "customer", since).definition
+    assert said == "seconds from the newest of the records of logins of the customer in (t − 1h, t], to the event"
+
+
+def test_the_memory_of_a_stage_with_joins_is_what_its_engine_takes() -> None:
+    compiled = compile_stage(JOINED_FRAUD, 0)
+    stage = explain(JOINED_FRAUD, 4).stages[0]
+    assert (stage.retention, stage.row_bytes) == (format_duration_ms(compiled.retention), row_bytes(compiled))
+    assert row_bytes(compiled) == 8 * (rings.PREFIX + rings.NUMBERS + len(compiled.kept))

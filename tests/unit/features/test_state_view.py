@@ -12,6 +12,7 @@ import pytest
 
 from support.changelogs import ListReader, changelog
 from support.featurestages import join_metrics, keyed_stage
+from support.joinedpipeline import JOINED_FRAUD, NOON, limit, login, payment
 from support.paymentstream import payments_and_labels
 from tidemill.cli import state
 from tidemill.cli.__main__ import main
@@ -90,6 +91,20 @@ def test_every_row_that_was_taken_is_shown_with_its_values(
     assert sorted(map(repr, map(shown, (row for _, row in view_of(logs, "customer").rows())))) == sorted(
         map(repr, expected)
     )
+
+
+def test_a_record_of_a_second_stream_is_a_row_of_its_stream_with_its_own_fields() -> None:
+    sent = [limit("l1", NOON, 12.5), login("9", NOON + 1), payment("p1", NOON + 2, 3.25)]
+    records = [OutRecord(at.topic, at.key, at.value, at.timestamp) for at in sent]
+    logs = written_by(keyed_stage(JOINED_FRAUD, 0), records)
+    view = state_view(JOINED_FRAUD, "customer", lambda topic, only: ListReader(topic, logs, only), print)
+    names = ("event_time", "kind", "label", "amount", "limits.limit")
+    assert [tuple(row[name] for name in names) for _, row in view.rows("c1")] == [
+        (NOON, "limits", None, None, 12.5),
+        (NOON + 1, "logins", None, None, None),
+        (NOON + 2, "event", None, 3.25, None),
+    ]
+    assert list(view.holdings.columns)[-2:] == ["amount", "limits.limit"]
 
 
 def test_keys_have_their_rows_span_and_share_of_the_changelog(

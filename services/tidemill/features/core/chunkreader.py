@@ -20,6 +20,7 @@ from tidemill.features.core.rings import (
     FIRST_CHUNK,
     HEAD,
     LABEL,
+    LEAD,
     NEWEST,
     NOT_A_LABEL,
     NUMBERS,
@@ -28,6 +29,7 @@ from tidemill.features.core.rings import (
     SAVED,
     SEQUENCE,
     SMALLEST_RING,
+    STREAMS,
     TAIL,
     TS,
     Int64s,
@@ -155,6 +157,9 @@ def unpack(
                     and (arena[base + (position & mask), ARRIVAL] & 1) == 1
                 ):
                     position += 1
+                for column in range(NUMBERS, NUMBERS + limits[STREAMS]):
+                    if held[column - LABEL] != 0 and (head == tail or ts - limits[LEAD] > line[NEWEST]):
+                        line[NEWEST] = ts - limits[LEAD]
                 store(arena, line, columns, position, ts, identity, 0, held)
                 for column in range(LABEL, columns):
                     weigh(arena, line, position, column, held[column - LABEL])

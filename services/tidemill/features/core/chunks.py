@@ -5,8 +5,9 @@ chunk only, however far back in time it lands. A record never holds more than th
 
     words, little-endian: VERSION | flags << 8 | (rows − 1) << 12 | columns << 16, fingerprint, first ts (2 words); with
     WIDE_VALUES a bit a column, ⌈columns / 32⌉ words, that says which columns are wide; then per row the ts offset (1
-    word, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4; then per row the
-    values from column LABEL on (1 word each, or 2 of a wide column). WEIGHT follows from the label bit.
+    word, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4 (a record of a
+    second stream is a label here, told by its columns); then per row the values from column LABEL on (1 word each, or 2
+    of a wide column). WEIGHT follows from the label bit.
 """
 
 import numpy as np

@@ -23,7 +23,9 @@ from tidemill.features.core.derivation import evaluate
 from tidemill.features.core.rings import NOT_A_LABEL, Int64s
 
 _HOUR_MS = 3_600_000
-_Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+EventTime = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+"""Milliseconds since 1970 UTC."""
+
 _Truth = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
@@ -63,7 +65,7 @@ class StageCodec:
         further = {name: attribute for name, attribute in texts.items() if name != entity}
         members: list[tuple[str, Any] | tuple[str, Any, Any]] = [
             ("identity", str),
-            ("time", _Time),
+            ("time", EventTime),
             ("next_key", str),
             ("label", _Truth | None, None),
             ("feature_set", str, ""),

@@ -42,6 +42,22 @@ class Column:
     field: str | None
     where: Conditions
 
+    @property
+    def stream(self) -> str | None:
+        """The second stream whose records it is about; None for events."""
+        return None
+
+
+@dataclass(frozen=True)
+class StreamColumn(Column):
+    """What a record of the stream `joined` contributes; every other row 0."""
+
+    joined: str
+
+    @property
+    def stream(self) -> str | None:
+        return self.joined
+
 
 def conditions_of(where: Filter | None, scales: Mapping[str, int]) -> Conditions:
     """The conditions of a filter, in an order that does not depend on how it was written. `scales` has the numbers.
@@ -69,21 +85,33 @@ def text_condition(field: str, sign: Operator, value: str) -> Condition:
     return Condition(field, sign, int(hash_texts([value])[0]), of_text=True)
 
 
-def fields_of(columns: Iterable[Column], *, texts: bool) -> tuple[str, ...]:
-    """The number fields (or the text fields) that `columns` read, each once."""
+def fields_of(columns: Iterable[Column], *, texts: bool, stream: str | None = None) -> tuple[str, ...]:
+    """The number fields (or the text fields) of events, or of `stream`, that `columns` read, each once."""
     found: dict[str, None] = {}
     for column in columns:
+        if column.stream != stream:
+            continue
         if column.field is not None and (column.kind == "text") == texts:
             found[column.field] = None
         found |= dict.fromkeys(condition.field for condition in column.where if condition.of_text == texts)
     return tuple(found)
 
 
-def fill(columns: Sequence[Column], numbers: Mapping[str, Int64s], texts: Mapping[str, Int64s], rows: int) -> Int64s:
-    """int64[rows, columns]: what each event contributes. `numbers` in fixed point and `texts` as hashes, by field."""
+def fill(
+    columns: Sequence[Column],
+    numbers: Mapping[str, Int64s],
+    texts: Mapping[str, Int64s],
+    rows: int,
+    stream: str | None = None,
+) -> Int64s:
+    """int64[rows, columns]: what each event, or each record of `stream`, contributes. `numbers` in fixed point and
+    `texts` as hashes, by field."""
     out = np.empty((rows, len(columns)), np.int64)
     taken: dict[Conditions, NDArray[np.bool_]] = {}
     for at, column in enumerate(columns):
+        if column.stream != stream:
+            out[:, at] = 0
+            continue
         if column.where not in taken:
             taken[column.where] = _taken(column.where, numbers, texts, rows)
         if column.kind == "taken":

@@ -24,7 +24,16 @@ from tidemill.domain.windows import (
     Window,
 )
 from tidemill.features.core import kernels, scan
-from tidemill.features.core.columns import Column, conditions_of, fields_of, ordered, text_condition
+from tidemill.features.core.columns import (
+    Column,
+    Conditions,
+    Kind,
+    StreamColumn,
+    conditions_of,
+    fields_of,
+    ordered,
+    text_condition,
+)
 from tidemill.features.core.rings import LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
 from tidemill.features.core.summarydefinition import compile_summaries
 
@@ -98,6 +107,12 @@ class StageDefinition:
     """Names of the vector that earlier stages made, in its order; empty if no expression reads one of them."""
     summarized: tuple[Column, ...] = ()
     """What an event brings to the summaries."""
+    streams: tuple[str, ...] = ()
+    """Second streams that the stage joins: `kept` begins with a column for each that counts its records."""
+    stream_scales: tuple[tuple[str, str, int], ...] = ()
+    """(stream, number field, scale) of what `kept` holds of them."""
+    lead: int = 0
+    """A stream's record moves its key's time as an event so much older would."""
 
     @property
     def columns(self) -> int:
@@ -118,27 +133,30 @@ class StageDefinition:
     def fingerprint(self) -> int:
         """32 bits over what the rows of a changelog mean; rows of another fingerprint cannot be continued."""
         meaning = [PREFIX, self.entity, list(map(repr, self.kept)), self.numbers, self.scales]
-        return zlib.crc32(orjson.dumps([*meaning, self.retention, self.lateness]))
+        joined = [self.stream_scales, self.lead] if self.streams else []
+        return zlib.crc32(orjson.dumps([*meaning, self.retention, self.lateness, *joined]))
 
 
 class _Compiler:
     """Collects edges, columns and lines while it goes through the features of one stage."""
 
-    def __init__(self, scales: Mapping[str, int]) -> None:
+    def __init__(self, scales: Mapping[str | None, Mapping[str, int]], streams: Sequence[str]) -> None:
+        """`scales` by field, of events (None) and of each stream; `streams` are those joined."""
         self._scales = scales
+        self._streams = tuple(streams)
         self._plain: set[int] = set()
         self._grids: dict[tuple[int, ...], None] = {}
         self._walks: dict[tuple[int, ...], None] = {}
-        self.kept: dict[Column, None] = {}
+        self.kept: dict[Column, None] = dict.fromkeys(StreamColumn("taken", None, (), name) for name in streams)
         self._lines: list[tuple[FeatureSpec, Window, int]] = []
         self.width = 0
 
     def add(self, feature: FeatureSpec) -> None:
         window, delay = feature.shape, feature.delay
         assert window is not None and feature.aggregate is not None
-        far = _far(delay, window)
+        far = self._far(feature, window)
         self._plain |= {delay, far[0]} if far[1:] == (0, 0) else {delay}
-        if len(far) == 4:
+        if len(far) == scan.WALK_WIDTH:
             self._walks[far] = None
         elif far[1]:
             self._grids[far] = None
@@ -149,13 +167,13 @@ class _Compiler:
         """Call once, after every `add`."""
         plain = sorted(self._plain)
         edges: list[tuple[int, ...]] = [*((offset, 0, 0) for offset in plain), *self._grids]
-        walks = [(kind, plain.index(delay), limit, within) for kind, delay, limit, within in self._walks]
+        walks = [(kind, plain.index(delay), *how) for kind, delay, *how in self._walks]
         numbered = {edge: at for at, edge in enumerate([*edges, *self._walks])}
         spec: list[tuple[int, ...]] = []
         scans: list[tuple[int, ...]] = []
         for feature, window, out in self._lines:
             near = plain.index(feature.delay)
-            far = numbered[_far(feature.delay, window)]
+            far = numbered[self._far(feature, window)]
             operation, column, scale, taken, other = self._line(feature, window)
             line = (operation, near, far, column, scale, taken, other, out)
             (scans if operation >= scan.OP_MIN else spec).append(line)
@@ -174,18 +192,19 @@ class _Compiler:
     def _line(self, feature: FeatureSpec, window: Window) -> tuple[int, int, int, int, int]:
         """(operation, value column, scale, column of rows taken, one other number)."""
         aggregate, field = str(feature.aggregate), feature.field
-        where = conditions_of(parse_filter(feature.where) if feature.where else None, self._scales)
-        taken = self._column(Column("taken", None, where)) if where else WEIGHT
-        scale = self._scales.get(field or "", 1)
+        scales, of = self._scales[feature.stream], feature.stream
+        where = conditions_of(parse_filter(feature.where) if feature.where else None, scales)
+        taken = self._kept("taken", None, where, of) if where or of else WEIGHT
+        scale = scales.get(field or "", 1)
         if isinstance(window, DecayWindow):
-            column = self._column(Column("value", field, where)) if field else taken
+            column = self._kept("value", field, where, of) if field else taken
             return _DECAYED[aggregate], column, scale, taken, window.half_life
         if aggregate in ("sum", "mean"):
-            return _SUMMED[aggregate], self._column(Column("value", field, where)), scale, taken, 0
+            return _SUMMED[aggregate], self._kept("value", field, where, of), scale, taken, 0
         if aggregate == "std":
-            column = self._column(Column("value", field, where))
-            squares = self._column(Column("square_low", field, where))
-            assert self._column(Column("square_high", field, where)) == squares + 1
+            column = self._kept("value", field, where, of)
+            squares = self._kept("square_low", field, where, of)
+            assert self._kept("square_high", field, where, of) == squares + 1
             return scan.OP_STD, column, scale, taken, squares
         if aggregate == "ratio_to_mean":
             own = self._column(Column("value", field, ()))
@@ -196,30 +215,34 @@ class _Compiler:
         if aggregate == "label_rate":
             return kernels.OP_LABEL_RATE, self._column(Column("label", None, where)) if where else LABEL, 1, taken, 0
         if aggregate == "distinct":
-            return scan.OP_DISTINCT, self._column(Column("text", field, ())), 1, taken, 0
+            return scan.OP_DISTINCT, self._kept("text", field, (), of), 1, taken, 0
         if aggregate in ("count", "since_last"):
             return (_SUMMED | _SCANNED)[aggregate], WEIGHT, 1, taken, 0
         other = feature.k or 1 if aggregate == "last" else round((feature.q or 0.0) * _MILLION)
-        return _SCANNED[aggregate], self._column(Column("value", field, ())), scale, taken, other
+        return _SCANNED[aggregate], self._kept("value", field, (), of), scale, taken, other
+
+    def _kept(self, kind: Kind, field: str | None, where: Conditions, of: str | None) -> int:
+        return self._column(Column(kind, field, where) if of is None else StreamColumn(kind, field, where, of))
 
     def _column(self, column: Column) -> int:
         self.kept.setdefault(column, None)
         return NUMBERS + list(self.kept).index(column)
 
-
-def _far(delay: int, window: Window) -> tuple[int, ...]:
-    """The edge that the window begins at: a line of `edges`, or a walk as (kind, delay, limit, within)."""
-    match window:
-        case TumblingWindow():
-            return (delay, window.size, 1)
-        case HoppingWindow():
-            return (delay, window.hop, window.size - window.hop + 1)
-        case SessionWindow():
-            return (scan.SESSION, delay, window.gap, window.within)
-        case CountWindow():
-            return (scan.LAST_EVENTS, delay, window.last, window.within)
-        case SlidingWindow() | DecayWindow():
-            return (delay + window.reach, 0, 0)
+    def _far(self, feature: FeatureSpec, window: Window) -> tuple[int, ...]:
+        """The edge that the window begins at: a line of `edges`, or of `walks` with the delay for the edge of u."""
+        delay = feature.delay
+        counts = -1 if feature.stream is None else NUMBERS + self._streams.index(feature.stream)
+        match window:
+            case TumblingWindow():
+                return (delay, window.size, 1)
+            case HoppingWindow():
+                return (delay, window.hop, window.size - window.hop + 1)
+            case SessionWindow():
+                return (scan.SESSION, delay, window.gap, window.within, counts)
+            case CountWindow():
+                return (scan.LAST_EVENTS, delay, window.last, window.within, counts)
+            case SlidingWindow() | DecayWindow():
+                return (delay + window.reach, 0, 0)
 
 
 def _table(lines: Sequence[tuple[int, ...]], width: int) -> Int64s:
@@ -229,15 +252,21 @@ def _table(lines: Sequence[tuple[int, ...]], width: int) -> Int64s:
 def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     """Compile stage `index`. Assumes a validated pipeline (fields that exist, windows where an aggregate needs one).
 
-    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come; and for
-    as long as a duplicate of it could reach a summary that is corrected.
+    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come; for as
+    long as a duplicate of it could reach a summary that is corrected; and where streams are joined, for their lead
+    more: a key that has only a stream's record seems so much older than it is.
     Lateness is judged in the first stage. A later stage sees a key's events out of order whenever two primary keys
     are, so it takes whatever is no older than a label may be.
     """
     features = pipeline.features
     stage = features.stages[index]
     late = features.allowed_lateness if index == 0 else max(features.allowed_lateness, features.label_lateness)
-    compiler = _Compiler({name: number.scale for name, number in pipeline.event.numbers.items()})
+    streams = pipeline.streams_of(index)
+    scales = {
+        name: {field: number.scale for field, number in pipeline.fields_of(name).numbers.items()}
+        for name in (None, *streams)
+    }
+    compiler = _Compiler(scales, streams)
     names = [name for feature in stage.features for name in feature.columns]
     windowed = [feature for feature in stage.features if feature.aggregate is not None]
     for feature in windowed:
@@ -246,8 +275,10 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     kept = tuple(compiler.kept)
     summarized = compile_summaries(pipeline, index).columns
     numbers = fields_of(kept, texts=False)
+    lead = max((pipeline.streams[name].max_lead for name in streams), default=0)
     kept_for = [summary.corrected_within for summary in stage.summaries]
-    retention = max([features.label_lateness, *(feature.look_back for feature in windowed), *kept_for]) + late
+    look_backs = [feature.look_back for feature in windowed]
+    retention = max([features.label_lateness, *look_backs, *kept_for]) + late + lead
     derived = evaluation_order(stage)
     before = tuple(name for one in features.stages[:index] for feature in one.features for name in feature.columns)
     read = {(feature, name.name) for feature, tree in derived for name in expression_names(tree)}
@@ -273,4 +304,11 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         derived_fields=tuple(field for field in pipeline.event.numbers if field in of_event),
         earlier=before if made_before else (),
         summarized=summarized,
+        streams=streams,
+        stream_scales=tuple(
+            (name, field, scales[name][field])
+            for name in streams
+            for field in fields_of(kept, texts=False, stream=name)
+        ),
+        lead=lead,
     )

@@ -37,6 +37,8 @@ class WindowEngine:
         self._limits = np.zeros(rings.LIMITS, np.int64)
         self._limits[rings.LATENESS] = definition.lateness
         self._limits[rings.RETENTION] = definition.retention
+        self._limits[rings.LEAD] = definition.lead
+        self._limits[rings.STREAMS] = len(definition.streams)
         self._tables = definition.tables
         self._line = rings.FIXED + definition.columns + self._tables.edges.shape[0]
         tables = self._tables
@@ -72,7 +74,7 @@ class WindowEngine:
 
     @property
     def newest(self) -> int | None:
-        """Largest event time accepted so far in this partition."""
+        """Largest event time accepted so far in this partition; a stream's record counts as its lead older."""
         return None if self._newest == _NOTHING_SEEN else self._newest
 
     @property
@@ -96,10 +98,11 @@ class WindowEngine:
     ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         """Apply n rows in order.
 
-        `times` int64[n] ms, `identities` int64[n] id hashes, `labels` int64[n] (rings.NOT_A_LABEL for an event),
+        `times` int64[n] ms, `identities` int64[n] id hashes, `labels` int64[n] (rings.NOT_A_LABEL for an event,
+        rings.OF_A_STREAM for a record of a second stream),
         `numbers` int64[n, kept] the values of the definition's `kept` columns (`columns.fill`). Returns float64[n,
         aggregates], NaN where undefined or where the row is not an accepted event, and uint8[n] of kernels.ACCEPTED …
-        LABEL_DUPLICATE.
+        STREAM_DUPLICATE.
         """
         count = len(keys)
         out = np.full((count, len(self._definition.aggregates)), np.nan)
@@ -108,6 +111,8 @@ class WindowEngine:
             return out, status
         grid = self._definition.expiry_grid
         seen = np.where(labels == rings.NOT_A_LABEL, times, _NOTHING_SEEN)
+        if self._definition.streams:
+            seen = np.where(labels == rings.OF_A_STREAM, times - self._definition.lead, seen)
         newest = max(self._newest, int(seen.max()))
         begin = 0
         if newest // grid != self._newest // grid:
@@ -163,7 +168,7 @@ class WindowEngine:
                     self._widen_arena(2 * self._arena.shape[0])
 
     def _look_up(self, keys: Sequence[bytes], labels: Int64s) -> Int64s:
-        """The slot of each row's key. An unknown key gets one when an event, which is always accepted, brings it."""
+        """The slot of each row's key. An unknown key gets one from what is then always accepted: all but a label."""
         found = list(map(self._slots.get, keys))
         if None not in found:
             return np.array(found, np.int64)
@@ -171,7 +176,7 @@ class WindowEngine:
         for row, slot in enumerate(found):
             if slot is None:
                 slot = self._slots.get(keys[row], -1)
-                if slot < 0 and labels[row] == rings.NOT_A_LABEL:
+                if slot < 0 and labels[row] < 0:
                     slot = self._admit(keys[row])
             slots[row] = slot
         return slots

@@ -193,9 +193,13 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
     assert feature.aggregate is not None and feature.shape is not None
     aggregate = _AGGREGATES[feature.aggregate]
     interval = _interval(feature.shape, feature.delay)
-    number = pipeline.event.numbers.get(feature.field or "")
-    definition = aggregate.definition.format(
-        events=f"events of the {entity} in {interval}" + (f" where {feature.where}" if feature.where else ""),
+    number = pipeline.fields_of(feature.stream).numbers.get(feature.field or "")
+    text, null, kind = aggregate.definition, aggregate.null, "events"
+    if feature.stream is not None:
+        kind = f"records of {feature.stream}"
+        text, null = text.replace(" but the event itself", ""), null.replace("no event", "no record")
+    definition = text.format(
+        events=f"{kind} of the {entity} in {interval}" + (f" where {feature.where}" if feature.where else ""),
         field=feature.field,
         scale=number.scale if number is not None else 1,
         label=pipeline.label.field,
@@ -205,11 +209,11 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
     )
     walks = isinstance(feature.shape, SessionWindow | CountWindow | DecayWindow)
     cost: Cost = "walk" if walks else aggregate.cost
-    return FeatureExplanation(feature.name, entity, definition, interval, aggregate.null, cost)
+    return FeatureExplanation(feature.name, entity, definition, interval, null, cost)
 
 
 def row_bytes(stage: StageDefinition) -> int:
-    """An event is a row, and its label, once known, another."""
+    """An event is a row, and its label, once known, another; a record of a joined stream is one as well."""
     return _WORD_BYTES * (rings.PREFIX + stage.columns)
 
 

@@ -46,21 +46,26 @@ class Holdings(Protocol):
 
 
 class WindowHoldings:
-    """A keyed stage: an event is a row, a label another. A correction's row holds the difference to the label before.
+    """A keyed stage: an event is a row, and so is a label or a record of a joined stream. A correction's row holds the
+    difference to the label before.
 
     `arrival` numbers a key's rows in the order in which they came. What else a row holds is named after the field it
     came from, with the filter that it passed: numbers in units as in the event, texts as their hashes, whether a
-    filter took the event as 1 or 0. Squares, which follow from the numbers, are left out, and so are the windows of
-    summaries.
+    filter took the event as 1 or 0; of a stream's record, its `kind` says which, with the stream in front. Squares,
+    which follow from the numbers, are left out, and so are the windows of summaries.
     """
 
     def __init__(self, pipeline: Pipeline, index: int) -> None:
         self._stage = compile_stage(pipeline, index)
-        scales = dict(zip(self._stage.numbers, self._stage.scales, strict=True))
+        scales: dict[str | None, dict[str, int]] = {
+            None: dict(zip(self._stage.numbers, self._stage.scales, strict=True))
+        }
+        for stream, field, scale in self._stage.stream_scales:
+            scales.setdefault(stream, {})[field] = scale
         self._shown = [
-            _Shown(rings.PREFIX + rings.NUMBERS + at, column, scales)
+            _Shown(rings.PREFIX + rings.NUMBERS + at, column, scales.get(column.stream, {}))
             for at, column in enumerate(self._stage.kept)
-            if column.kind not in ("square_low", "square_high")
+            if column.kind not in ("square_low", "square_high") and at >= len(self._stage.streams)
         ]
         self.columns: Mapping[str, ColumnType] = {
             "key": "text",
@@ -89,16 +94,24 @@ class WindowHoldings:
         engine = self._restored(entries)
         for name in engine.names:
             for row in engine.rows_of(name).tolist():
-                is_label = row[rings.ARRIVAL] & 1
+                kind = self._kind(row)
+                of = None if kind == "event" else kind
                 yield {
                     "key": _text(name),
                     "event_time": row[rings.TS],
                     "arrival": row[rings.ARRIVAL] >> 1,
-                    "kind": "label" if is_label else "event",
+                    "kind": kind,
                     "id_hash": _hex(row[rings.ID]),
-                    "label": row[rings.PREFIX + rings.LABEL] if is_label else None,
-                    **{shown.title: None if is_label else shown.of(row) for shown in self._shown},
+                    "label": row[rings.PREFIX + rings.LABEL] if kind == "label" else None,
+                    **{shown.title: shown.value(row) if shown.stream == of else None for shown in self._shown},
                 }
+
+    def _kind(self, row: list[int]) -> str:
+        """`event`, `label`, or the name of a stream."""
+        if not row[rings.ARRIVAL] & 1:
+            return "event"
+        counts = row[rings.PREFIX + rings.NUMBERS :]
+        return next((name for name, count in zip(self._stage.streams, counts, strict=False) if count), "label")
 
     def _restored(self, entries: Entries) -> WindowEngine:
         engine = WindowEngine(self._stage)
@@ -114,11 +127,13 @@ class _Shown:
         self._at = at
         self._kind = column.kind
         self._scale = scales.get(column.field or "", 1)
+        self.stream = column.stream
         name = {"taken": "taken", "label": "label"}.get(column.kind, column.field or "")
+        name = name if self.stream is None else f"{self.stream}.{name}"
         self.title = f"{name} where {where}" if where else name
         self.type: ColumnType = {"value": "number", "text": "text"}.get(column.kind, "integer")  # type: ignore[assignment]
 
-    def of(self, row: list[int]) -> str | int | float:
+    def value(self, row: list[int]) -> str | int | float:
         value = row[self._at]
         if self._kind == "value":
             return value / self._scale

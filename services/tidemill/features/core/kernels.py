@@ -7,7 +7,7 @@ What a stage computes, all int64 and made by `definition.compile_stage`:
 
     edges [E, 3]  an edge of windows, seen from an event at t: rows newer than t − DELAY, or with a GRID, newer than
                   the last multiple of it at or before t − DELAY, less BACK. Plain edges come first, by DELAY
-    walks [W, 4]  windows whose far edge is walked to (`scan.walk`); number E + w among the edges of a feature
+    walks [W, …]  windows whose far edge is walked to (`scan.walk`); number E + w among the edges of a feature
     spec  [F, …]  a line a feature: OP, edges NEAR and FAR (rows newer than FAR that are not newer than NEAR), value
                   COLUMN, its SCALE, the column of rows TAKEN, one OTHER number, and OUT, the first column it fills
     scans [S, …]  the same for features that look at rows (`scan.scan`)
@@ -28,9 +28,11 @@ from tidemill.features.core.rings import (
     ID,
     LABEL,
     LATENESS,
+    LEAD,
     NEWEST,
     NOT_A_LABEL,
     NUMBERS,
+    OF_A_STREAM,
     PREFIX,
     RETENTION,
     SAVED,
@@ -67,6 +69,8 @@ from tidemill.features.core.scan import (
 OP_COUNT, OP_SUM, OP_MEAN, OP_LABEL_RATE, OP_SHARE = range(5)
 
 ACCEPTED, LATE, DUPLICATE, LABEL_ACCEPTED, LABEL_UNMATCHED, LABEL_DUPLICATE = 0, 1, 2, 3, 4, 5
+STREAM_ACCEPTED, STREAM_LATE, STREAM_DUPLICATE, STREAM_PASSED = 6, 7, 8, 9
+STATUSES = 10
 
 
 @njit(cache=True)
@@ -102,6 +106,48 @@ def _aggregate(arena: Int64s, line: Int64s, spec: Int64s, at: Int64s, out: Float
 
 
 @njit(cache=True)
+def _join(
+    arena: Int64s,
+    line: Int64s,
+    ctl: Int64s,
+    dirty: Int64s,
+    slot: Integer,
+    limits: Int64s,
+    ts: Integer,
+    identity: Integer,
+    numbers: Int64s,
+) -> Integer:
+    """Insert a record of a second stream, which moves the time of its key as an event LEAD before it would.
+
+    Returns its status, or −1 when the arena must grow first. Late is what no event still accepted can look back to.
+    """
+    columns = arena.shape[1] - PREFIX
+    fresh = line[HEAD] == line[TAIL]
+    if not fresh and ts <= line[NEWEST] - limits[RETENTION]:
+        return STREAM_LATE
+    if fresh or ts - limits[LEAD] > line[NEWEST]:
+        line[NEWEST] = ts - limits[LEAD]
+        trim(arena, line, limits[RETENTION])
+        narrow(arena, line, ctl)
+    base, mask, head = line[BASE], line[CAP] - 1, line[HEAD]
+    position = upper_bound(arena, base, mask, line[TAIL], head, ts - 1)
+    while position < head:
+        place = base + (position & mask)
+        if arena[place, TS] != ts or (arena[place, ARRIVAL] & 1) == 0:
+            break
+        if arena[place, ID] == identity:
+            return STREAM_DUPLICATE
+        position += 1
+    if not make_room(arena, line, ctl):
+        return -1
+    _mark_dirty(line, ctl, dirty, slot)
+    store(arena, line, columns, position, ts, identity, OF_A_STREAM, numbers)
+    for column in range(NUMBERS, columns):
+        weigh(arena, line, position, column, numbers[column - NUMBERS])
+    return STREAM_ACCEPTED
+
+
+@njit(cache=True)
 def slide(
     arena: Int64s,
     meta: Int64s,
@@ -126,7 +172,8 @@ def slide(
     """Apply rows start… in order; `out[i]` and `status[i]` are set for each. Returns how far it came.
 
     Less than the number of rows means that the arena is full: make space and call again from there; nothing of that
-    row was applied. `slots[i]` is −1 for a label whose key is unknown. `labels[i]` is NOT_A_LABEL for an event.
+    row was applied. `slots[i]` is −1 for a label whose key is unknown. `labels[i]` is NOT_A_LABEL for an event,
+    OF_A_STREAM for a record of a second stream.
     `numbers[i]` are the values of the columns from NUMBERS on. `walks` and `scans` are None where both are empty: numba
     then compiles a variant without them. `scratch` is `sketches.SCRATCH` long where they are not.
     """
@@ -143,6 +190,13 @@ def slide(
             continue
         line = meta[slot]
         base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
+
+        if label == OF_A_STREAM:
+            joined = _join(arena, line, ctl, dirty, slot, limits, ts, identity, numbers[row])
+            if joined < 0:
+                return row
+            status[row] = joined
+            continue
 
         if label != NOT_A_LABEL:
             position = upper_bound(arena, base, mask, tail, head, ts - 1)
@@ -178,7 +232,10 @@ def slide(
             continue
 
         in_order = head == tail or ts >= line[NEWEST]
-        position = head if in_order else upper_bound(arena, base, mask, tail, head, ts)
+        position = head
+        if head > tail and arena[base + ((head - 1) & mask), TS] > ts:
+            # Late, or in order with records of a second stream ahead of it.
+            position = upper_bound(arena, base, mask, tail, head, ts)
         repeated = False
         seen = position - 1
         while seen >= tail and arena[base + (seen & mask), TS] == ts:

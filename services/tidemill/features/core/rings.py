@@ -4,15 +4,16 @@ State of one (stage, partition), all int64 and owned by `engine.WindowEngine`:
 
     arena [N, PREFIX + V]    rows of all rings: TS ms | ID hash | ARRIVAL = sequence << 1 | is label | one exclusive
                              prefix sum a value column, mod 2^64. Column WEIGHT counts events, LABEL sums labels, what
-                             the rest hold is said by the stage (`columns.Column`)
+                             the rest hold is said by the stage (`columns.Column`). Where a stage joins second streams,
+                             the first STREAMS of those from NUMBERS on count the records of one each
     meta  [K, FIXED + V + E] one line a key: the columns BASE…FIXED, V running totals, one cursor an edge
     ctl   [64]               ARENA_USED, DIRTY_COUNT, FREE_ROWS, then one free list of rings a power of two, linked
                              through TS
 
-Invariants: TAIL ≤ HEAD ≤ TAIL + CAP, CAP is 0 or a power of two, timestamps never decrease in a ring, labels stand
-before events of equal time, prefix(i + 1) − prefix(i) = value(i) with prefix(HEAD) = total. A cursor is a lower bound
-for the next event in order, never state. What a ring holds is a function of its key's own records in arrival order;
-where it lies, how wide it is and where its prefix sums begin are not.
+Invariants: TAIL ≤ HEAD ≤ TAIL + CAP, CAP is 0 or a power of two, timestamps never decrease in a ring, labels (and with
+them records of second streams) stand before events of equal time, prefix(i + 1) − prefix(i) = value(i) with
+prefix(HEAD) = total. A cursor is a lower bound for the next event in order, never state. What a ring holds is a
+function of its key's own records in arrival order; where it lies, how wide it is and where its sums begin are not.
 """
 
 from typing import Any
@@ -34,9 +35,9 @@ ARENA_USED, DIRTY_COUNT, FREE_ROWS, FREE_LISTS = 0, 1, 2, 8
 CTL_SIZE = 64
 SMALLEST_RING = 4
 
-LATENESS, RETENTION, LIMITS = 0, 1, 2
+LATENESS, RETENTION, LEAD, STREAMS, LIMITS = 0, 1, 2, 3, 4
 
-NOT_A_LABEL = -1
+NOT_A_LABEL, OF_A_STREAM = -1, -2
 
 
 @njit(cache=True)
@@ -178,7 +179,7 @@ def store(
     label: Integer,
     numbers: Int64s,
 ) -> None:
-    """Insert an event with its values, or a label row (any `label` but NOT_A_LABEL) without; the ring has room."""
+    """Insert an event with its values, or another row (any `label` but NOT_A_LABEL) without; the ring has room."""
     if label == NOT_A_LABEL:
         _insert(arena, line, columns, position, ts, identity, 0)
         weigh(arena, line, position, WEIGHT, 1)
@@ -214,7 +215,7 @@ def between(arena: Int64s, line: Int64s, far: Integer, near: Integer, column: In
 
 @njit(cache=True)
 def expired(meta: Int64s, used: Integer, horizon: Integer) -> Int64s:
-    """The slots of keys that saw their newest event at or before `horizon`."""
+    """The slots of keys whose time, NEWEST, is at or before `horizon`."""
     found = np.empty(used, np.int64)
     count = 0
     for slot in range(used):

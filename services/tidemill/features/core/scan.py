@@ -2,7 +2,8 @@
 division of two sums gives. A stage without either runs code without all this. The cost of both grows with the rows
 walked, but for the deviation and the ratio, which are of sums.
 
-    walks [W, 4]  a line a walked window: KIND, edge of u, what it counts in (ms of gap, or events), within in ms
+    walks [W, …]  a line a walked window: KIND, edge of u, what it counts in (ms of gap, or rows), within in ms, and
+                  the column of the rows it COUNTS, −1 for events
     scans [F, …]  a line a feature, in the layout of `kernels.spec`
 """
 
@@ -25,7 +26,7 @@ from tidemill.features.core.rings import (
 )
 from tidemill.features.core.sketches import distinct, quantile
 
-WALK_KIND, WALK_NEAR, WALK_LIMIT, WALK_WITHIN, WALK_WIDTH = 0, 1, 2, 3, 4
+WALK_KIND, WALK_NEAR, WALK_LIMIT, WALK_WITHIN, WALK_COUNTS, WALK_WIDTH = 0, 1, 2, 3, 4, 5
 SESSION, LAST_EVENTS = 0, 1
 
 EDGE_DELAY, EDGE_GRID, EDGE_BACK, EDGE_WIDTH = 0, 1, 2, 3
@@ -47,17 +48,24 @@ def walk(arena: Int64s, line: Int64s, edges: Int64s, walks: Int64s, at: Int64s, 
         horizon = u - walks[index, WALK_WITHIN]
         limit = walks[index, WALK_LIMIT]
         session = walks[index, WALK_KIND] == SESSION
-        later, events = u, 0
+        counts = walks[index, WALK_COUNTS]
+        later, counted = u, 0
         position = at[near]
-        while position > tail and (session or events < limit):
+        while position > tail and (session or counted < limit):
             place = base + ((position - 1) & mask)
             time = arena[place, TS]
-            if time <= horizon or (session and later - time > limit):
+            if time <= horizon:
                 break
+            if counts < 0:
+                counting = (arena[place, ARRIVAL] & 1) == 0
+            else:
+                counting = value_at(arena, line, position - 1, counts) != 0
+            if counting:
+                if session and later - time > limit:
+                    break
+                later = time
+                counted += 1
             position -= 1
-            later = time
-            if (arena[place, ARRIVAL] & 1) == 0:
-                events += 1
         at[edges.shape[0] + index] = position
 
 

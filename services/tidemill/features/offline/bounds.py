@@ -9,7 +9,7 @@ from tidemill.errors import ConfigurationError
 
 _HINT = (
     "Write an event time as 2018-07-25, 2018-07-25T12:00:00Z or milliseconds; offsets as events/0=120,labels/0=33 with "
-    "every partition of both, as a backfill prints its position."
+    "every partition of all topics that are read, as a backfill prints its position."
 )
 
 
@@ -28,7 +28,7 @@ def parse_bound(text: str, option: str) -> Bound:
     if "=" in text:
         offsets: dict[str, int] = {}
         for part in text.split(","):
-            match = re.fullmatch(r"\s*((?:events|labels)/\d+)=(\d+)\s*", part)
+            match = re.fullmatch(r"\s*((?:events|labels|stream-[a-z0-9_-]+)/\d+)=(\d+)\s*", part)
             if match is None or match[1] in offsets:
                 raise ConfigurationError(f"{option}: {part.strip()!r} is not a new offset", hint=_HINT)
             offsets[match[1]] = int(match[2])

@@ -1,13 +1,13 @@
-"""Events and labels from Parquet files, as the records that ingest would have made of them.
+"""Events, labels and records of second streams from Parquet files, as ingest would have made them.
 
 Each file is in the order in which its rows arrived; several files are merged by arrival. An event arrives as its
-`arrival` column says, a label when it becomes known.
+`arrival` column says, a label when it becomes known, a record of a stream at its event time.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 
 from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.streamrules import STREAM_FIELD
 from tidemill.errors import ConfigurationError
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.holdings import ColumnType
 from tidemill.features.offline.bounds import Bound
 from tidemill.features.offline.items import Item, lane, merged
 from tidemill.features.offline.spill import SpillWriter, read_spill
-from tidemill.features.offline.topicinput import ROLES
 from tidemill.features.parquet import read_batches
 from tidemill.runtime.partitioner import partition_of
 
@@ -35,11 +35,18 @@ _Row = tuple[int, int, int, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """`events` and `labels` may each be several. `arrival` is a column of the events, possibly `event_time` itself."""
+    """Of each kind there may be several. `arrival` is a column of the events, possibly `event_time` itself."""
 
     events: tuple[Path, ...]
     labels: tuple[Path, ...]
     arrival: str
+    streams: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """By stream, those that the pipeline joins."""
+
+    def of(self, role: str) -> tuple[Path, ...]:
+        if role in ("events", "labels"):
+            return self.events if role == "events" else self.labels
+        return self.streams.get(_stream(role), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +55,13 @@ class FileInput:
 
     folder: Path
     partitions: int
+    roles: tuple[str, ...]
 
     def open(self, partition: int, stopped_at: dict[str, int]) -> Iterator[Item]:
         """Files end at rows, not at offsets: `split` says where."""
         lanes = [
-            lane(read_spill(_spill(self.folder, role, partition)), rank, partition) for rank, role in enumerate(ROLES)
+            lane(read_spill(_spill(self.folder, role, partition)), rank, partition)
+            for rank, role in enumerate(self.roles)
         ]
         return merged(lanes)
 
@@ -71,8 +80,13 @@ def split(
     until = _LARGEST if end is None or end.time is None else end.time
     since = 0 if start is None or start.time is None else start.time
     used: dict[str, int] = {}
-    for role, paths in zip(ROLES, (files.events, files.labels), strict=True):
-        arrival, timestamp = (files.arrival, EVENT_TIME) if role == "events" else (KNOWN_AT, KNOWN_AT)
+    roles = tuple(pipeline.first_topics())
+    _complete(pipeline, files)
+    for role in roles:
+        paths = files.of(role)
+        timestamp = KNOWN_AT if role == "labels" else EVENT_TIME
+        arrival = files.arrival if role == "events" else timestamp
+        marker = {STREAM_FIELD: _stream(role)} if role not in ("events", "labels") else {}
         members_kept = _columns(pipeline, role)
         columns: dict[str, ColumnType] = {**members_kept, arrival: "integer"}
         used |= dict.fromkeys(map(str, paths), 0)
@@ -88,13 +102,30 @@ def split(
                 used[str(paths[file])] = row + 1
                 key = str(members[pipeline.primary_entity]).encode()
                 out[partition_of(key, partitions)].write(
-                    Item(0, 0, 0, passed, moment, key, _encoded(members, members_kept))
+                    Item(0, 0, 0, passed, moment, key, _encoded(marker, members, members_kept))
                 )
-    return FileInput(folder, partitions), used
+    return FileInput(folder, partitions, roles), used
+
+
+def _complete(pipeline: Pipeline, files: Files) -> None:
+    joined = pipeline.streams_into(0)
+    if missing := [name for name in joined if name not in files.streams]:
+        raise ConfigurationError(
+            f"features join the stream {missing[0]!r}, and no file of its records is given",
+            hint=f"Add --stream {missing[0]}=FILE.",
+        )
+    if unknown := sorted(files.streams.keys() - set(joined)):
+        raise ConfigurationError(
+            f"no feature of pipeline {pipeline.name} joins a stream {unknown[0]!r}",
+            hint=f"Streams that it joins: {', '.join(joined) or 'none'}.",
+        )
 
 
 def _columns(pipeline: Pipeline, role: str) -> dict[str, ColumnType]:
     columns: dict[str, ColumnType] = {"id": "text", EVENT_TIME: "integer"}
+    if role not in ("events", "labels"):
+        spec = pipeline.streams[_stream(role)]
+        return columns | dict.fromkeys(spec.entities, "text") | dict.fromkeys(spec.numbers, "number")
     columns |= dict.fromkeys(pipeline.event.entities, "text")
     if role == "labels":
         columns |= {KNOWN_AT: "integer", pipeline.label.field: "integer"}
@@ -129,8 +160,12 @@ def _time(value: object, name: str, path: Path, row: int) -> int:
     return value
 
 
-def _encoded(members: dict[str, Any], kept: Iterable[str]) -> bytes:
-    return orjson.dumps({"v": 1, **{name: members[name] for name in kept}})
+def _stream(role: str) -> str:
+    return role.removeprefix("stream-")
+
+
+def _encoded(marker: Mapping[str, str], members: dict[str, Any], kept: Iterable[str]) -> bytes:
+    return orjson.dumps({"v": 1, **marker, **{name: members[name] for name in kept}})
 
 
 def _spill(folder: Path, role: str, partition: int) -> Path:

@@ -16,7 +16,7 @@ from tidemill.errors import ConfigurationError
 from tidemill.features.offline.backfill import Say
 from tidemill.features.offline.bounds import Bound
 from tidemill.features.offline.chain import Chain
-from tidemill.features.offline.topicinput import ROLES, Connection, topic_input
+from tidemill.features.offline.topicinput import Connection, topic_input
 from tidemill.features.process import service_spec
 from tidemill.runtime.kafka import Admin, group_offsets, seed_groups
 from tidemill.runtime.ports import Partition
@@ -78,7 +78,7 @@ def prepare(
             connection.options,
             f"{specs[0].group}-prepare",
             _entries(chain, specs, written),
-            {spec.group: _offsets(spec, counts, end) for spec in specs},
+            {spec.group: _offsets(pipeline, spec, counts, end) for spec in specs},
         )
     read = {stage.entity: report.records for stage, report in zip(features.stages, reports, strict=True)}
     return Prepared(features.version, features.replaces, end, read, written)
@@ -95,7 +95,7 @@ def _position(
     pipeline: Pipeline, connection: Connection, committed: Mapping[Partition, int], group: str
 ) -> dict[str, int]:
     """Where the replaced version stands; the beginning of a partition that it has read nothing of."""
-    topics = {pipeline.topic(role): role for role in ROLES}
+    topics = {topic: role for role, topic in pipeline.first_topics().items()}
     if not committed:
         raise ConfigurationError(
             f"group {group} has no offset for {' or '.join(topics)}: the version to replace never ran",
@@ -106,10 +106,13 @@ def _position(
     return {f"{topics[at[0]]}/{at[1]}": committed.get(at, low) for at, (low, _) in sorted(marks.items())}
 
 
-def _offsets(spec: ServiceSpec, counts: Mapping[str, int], end: Mapping[str, int]) -> dict[Partition, int]:
+def _offsets(
+    pipeline: Pipeline, spec: ServiceSpec, counts: Mapping[str, int], end: Mapping[str, int]
+) -> dict[Partition, int]:
     """Where the group goes on. What later stages read begins with the new version, so they start at its beginning."""
+    roles = {topic: role for role, topic in pipeline.first_topics().items()}
     return {
-        (topic.name, number): end.get(f"{topic.name.removeprefix(spec.pipeline + '-')}/{number}", 0)
+        (topic.name, number): end.get(f"{roles.get(topic.name)}/{number}", 0)
         for topic in spec.inputs
         for number in range(counts[topic.name])
     }

@@ -1,4 +1,4 @@
-"""Events and labels from their topics, a range of offsets a partition, in the order of the first stage."""
+"""What the first stage reads, from its topics: a range of offsets a partition, in the order of the first stage."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,9 +13,6 @@ from tidemill.features.offline.items import Item, lane, merged
 from tidemill.runtime.kafka import TopicReader
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Record
-
-ROLES = ("events", "labels")
-"""In the order of their rank at equal times."""
 
 DISORDER_MS = DAY_MS
 """A log whose timestamps step back further than this is read wrongly from a start that is found by time."""
@@ -88,7 +85,7 @@ def topic_input(pipeline: Pipeline, connection: Connection, start: Bound | None,
 
     A start by time begins to read as much earlier as the longest look-back; one by offsets reads from the beginning.
     """
-    topics = {pipeline.topic(role): role for role in ROLES}
+    topics = {topic: role for role, topic in pipeline.first_topics().items()}
     with closing(connection.reader(list(topics))) as reader:
         marks = reader.watermarks()
         early: Mapping[Partition, int] = {}

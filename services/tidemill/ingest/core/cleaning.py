@@ -1,13 +1,14 @@
 """A source's declared mapping, compiled once into a fast cleaner: source record → canonical record, or every fault.
 
 Fields that the mapping does not name are ignored (a tolerant reader); the canonical record holds exactly the declared
-ones, `"v": 1` first, in an order that depends on the pipeline file alone.
+ones, `"v": 1` first (and the stream's name, where it is of one), in an order that depends on the pipeline file alone.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tidemill.domain.pipeline import Pipeline, SourceSpec
+from tidemill.domain.pipeline import EventSpec, Pipeline, SourceSpec
+from tidemill.domain.streamrules import STREAM_FIELD
 from tidemill.errors import ConfigurationError
 from tidemill.ingest.core.faults import FieldError, Place
 from tidemill.ingest.core.steps import TIME_FIELDS, Step, compile_step
@@ -16,10 +17,12 @@ from tidemill.ingest.core.steps import TIME_FIELDS, Step, compile_step
 class Cleaner:
     """Cleans records of one source. Pure and stateless; about 1 µs for a record of five fields."""
 
-    __slots__ = ("_max_future_ms", "_plan", "_steps", "_times")
+    __slots__ = ("_head", "_max_future_ms", "_plan", "_steps", "_times")
 
-    def __init__(self, steps: tuple[Step, ...], max_future_ms: int) -> None:
+    def __init__(self, steps: tuple[Step, ...], max_future_ms: int, head: Mapping[str, Any]) -> None:
+        """`head`: members that every record begins with."""
         self._steps = steps
+        self._head = dict(head)
         self._plan = tuple((step.place.name, step.place.source, step.convert, step) for step in steps)
         self._times = tuple(step.place.name for step in steps if step.place.name in TIME_FIELDS)
         self._max_future_ms = max_future_ms
@@ -27,7 +30,7 @@ class Cleaner:
     def clean(self, document: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
         """The canonical record. `now_ms` is wall time. Raises FieldError for the first fault."""
         get = document.get
-        record: dict[str, Any] = {"v": 1}
+        record = self._head.copy()
         for name, source, convert, step in self._plan:
             value = get(source)
             if value is not None:
@@ -71,8 +74,10 @@ def compile_cleaner(pipeline: Pipeline, source: SourceSpec, optional: Collection
 
     Raises ConfigurationError that lists every mistake of the mapping.
     """
-    carried = _carried(pipeline, source)
-    needed = {*carried, *(pipeline.event.numbers if source.kind == "event" else ())}
+    # To a stream's records, what the stream declares is what the event's declaration is to events.
+    pipeline = pipeline.model_copy(update={"event": pipeline.fields_of(source.stream)})
+    carried = _carried(pipeline.event, pipeline.label.field, source)
+    needed = {*carried, *(pipeline.event.numbers if source.kind != "label" else ())}
     mistakes = [f"{name} is missing: every {source.kind} has one" for name in sorted(needed - source.fields.keys())]
     if "v" in source.fields:
         mistakes.append("v is written by ingest itself; leave it out")
@@ -93,14 +98,15 @@ def compile_cleaner(pipeline: Pipeline, source: SourceSpec, optional: Collection
             f"source {source.name} of pipeline {pipeline.name} cannot be used: {'; '.join(mistakes)}",
             hint=f"Correct the fields of source {source.name} under ingest.sources in the pipeline file.",
         )
-    return Cleaner(tuple(steps), pipeline.ingest.max_future)
+    head = {"v": 1} if source.stream is None else {"v": 1, STREAM_FIELD: source.stream}
+    return Cleaner(tuple(steps), pipeline.ingest.max_future, head)
 
 
-def _carried(pipeline: Pipeline, source: SourceSpec) -> tuple[str, ...]:
+def _carried(event: EventSpec, label: str, source: SourceSpec) -> tuple[str, ...]:
     """The fields that every record of this kind carries, in the order in which it carries them."""
-    if source.kind == "event":
-        return ("id", "event_time", *pipeline.event.entities)
-    return ("id", *TIME_FIELDS, *pipeline.event.entities, pipeline.label.field)
+    if source.kind != "label":
+        return ("id", "event_time", *event.entities)
+    return ("id", *TIME_FIELDS, *event.entities, label)
 
 
 def _missing(place: Place, document: Mapping[str, Any]) -> FieldError:

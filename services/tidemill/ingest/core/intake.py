@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tidemill.domain.pipeline import Pipeline, SourceSpec
+from tidemill.domain.streamrules import STREAM_FIELD
 from tidemill.errors import ConfigurationError
 from tidemill.ingest.core.cleaning import compile_cleaner
 from tidemill.ingest.core.decoding import Decoder
@@ -29,7 +30,6 @@ class Intake:
         self, pipeline: Pipeline, source: SourceSpec, schema: CanonicalSchema, *, refuse_duplicate_keys: bool = False
     ) -> None:
         _check_agreement(pipeline, source, schema)
-        event = source.kind == "event"
         self.name = source.name
         self.decoder = Decoder(
             pipeline.ingest.max_record_bytes,
@@ -41,9 +41,9 @@ class Intake:
         self._cleaner = compile_cleaner(pipeline, source, optional)
         self._schema = schema
         self._sources = {name: field.source or name for name, field in source.fields.items()}
-        self._topic = pipeline.topic("events" if event else "labels")
+        self._topic = _topic(pipeline, source)
         self._entity = pipeline.primary_entity
-        self._time = "event_time" if event else "known_at"
+        self._time = "known_at" if source.kind == "label" else "event_time"
 
     def take(self, raw: bytes | None, now_ms: int) -> Accepted:
         """The record to append. Raises RecordError for the first fault."""
@@ -68,10 +68,16 @@ class Intake:
         return Accepted(self._topic, record[self._entity].encode(), orjson.dumps(record), record[self._time])
 
 
+def _topic(pipeline: Pipeline, source: SourceSpec) -> str:
+    if source.stream is not None:
+        return pipeline.stream_topic(source.stream)
+    return pipeline.topic("events" if source.kind == "event" else "labels")
+
+
 def _check_agreement(pipeline: Pipeline, source: SourceSpec, schema: CanonicalSchema) -> None:
     """A mapping that cannot give one valid record is a mistake to tell at start, not once a record."""
     unknown = sorted(source.fields.keys() - schema.properties) if schema.closed else []
-    absent = sorted(schema.required - source.fields.keys() - {"v"})
+    absent = sorted(schema.required - source.fields.keys() - {"v", STREAM_FIELD})
     said = [f"the schema {schema.name} knows no field {name}" for name in unknown]
     said += [f"the schema {schema.name} requires {name}" for name in absent]
     if said:

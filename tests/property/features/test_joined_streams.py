@@ -1,0 +1,131 @@
+"""Joins with second streams against a slow oracle: any windows, any order, any batching, any crash, same bits."""
+
+import random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.featureoracle import Oracle, Row, agrees
+from support.featurestreams import (
+    FIRST,
+    SCALE,
+    SECOND,
+    cut,
+    joined_arrivals,
+    joined_lists,
+    restored,
+    save,
+    slide,
+    stage_of,
+)
+from tidemill.domain.durations import DAY_MS
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.features.core import kernels
+from tidemill.features.core.engine import WindowEngine
+
+lateness = st.sampled_from([(0, 0), (10 * SECOND, 5 * SECOND), (20 * SECOND, 40 * SECOND)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(wanted=joined_lists(), late=lateness, seed=st.integers(0, 2**32), count=st.integers(1, 250))
+def test_joined_features_equal_the_oracle_for_any_order_batching_and_restarts(
+    wanted: tuple[FeatureSpec, ...], late: tuple[int, int], seed: int, count: int
+) -> None:
+    chance = random.Random(seed)
+    stage = stage_of(wanted, *late)
+    rows = joined_arrivals(chance, count, stage.streams)
+    oracle, engine = Oracle(stage, wanted, SCALE), WindowEngine(stage)
+    changelog: dict[bytes, bytes] = {}
+    for part in cut(rows, chance):
+        if chance.random() < 0.3:
+            slide(engine, stage, part)  # The transaction of this batch was aborted: the state is read from the log.
+            engine = restored(stage, changelog)
+        matrix, status = slide(engine, stage, part)
+        expected = [oracle.apply(row) for row in part]
+        assert status.tolist() == [verdict for verdict, _ in expected]
+        for row, got, (_, answers) in zip(part, matrix.tolist(), expected, strict=True):
+            wrong = [
+                (stage.names[at], value, answer)
+                for at, (value, answer) in enumerate(zip(got, answers, strict=True))
+                if not agrees(value, answer)
+            ]
+            assert wrong == [], row
+        save(engine, changelog)
+    again = restored(stage, changelog)
+    assert (again.keys, again.rows, again.newest) == (engine.keys, engine.rows, engine.newest)
+
+
+@settings(max_examples=100, deadline=None)
+@given(wanted=joined_lists(), late=lateness, seed=st.integers(0, 2**32), count=st.integers(1, 200))
+def test_batches_and_restarts_do_not_change_a_bit_of_a_join(
+    wanted: tuple[FeatureSpec, ...], late: tuple[int, int], seed: int, count: int
+) -> None:
+    chance = random.Random(seed)
+    stage = stage_of(wanted, *late)
+    rows = joined_arrivals(chance, count, stage.streams)
+    whole, _ = slide(WindowEngine(stage), stage, rows)
+    engine, parts = WindowEngine(stage), []
+    changelog: dict[bytes, bytes] = {}
+    for part in cut(rows, chance):
+        parts.append(slide(engine, stage, part)[0])
+        save(engine, changelog)
+        if chance.random() < 0.3:
+            engine = restored(stage, changelog)
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(wanted=joined_lists(), seed=st.integers(0, 2**32), count=st.integers(2, 80))
+def test_events_and_records_in_any_order_within_the_lateness_end_in_the_same_state(
+    wanted: tuple[FeatureSpec, ...], seed: int, count: int
+) -> None:
+    """Of one time, records of a stream stay in their order, and so do events."""
+    chance = random.Random(seed)
+    span = 60 * SECOND
+    stage = stage_of(wanted, span, span)
+    rows = [
+        Row(chance.choice([b"a", b"b"]), number, FIRST + chance.randrange(span), chance.randint(-50, 5_000), None)
+        for number in range(count)
+    ]
+    rows = [row._replace(stream=chance.choice(stage.streams)) if chance.random() < 0.6 else row for row in rows]
+    probes = [Row(key, 999, FIRST + 2 * span + after, 100, None) for after in (0, 7_000) for key in (b"a", b"b")]
+    answers = set()
+    for order in range(3):
+        moved = list(rows)
+        if order:
+            chance.shuffle(moved)
+        ties = {ts: iter([row for row in rows if row.ts == ts]) for ts in {row.ts for row in rows}}
+        moved = [next(ties[row.ts]) for row in moved]
+        engine = WindowEngine(stage)
+        _, status = slide(engine, stage, moved)
+        assert set(status.tolist()) <= {kernels.ACCEPTED, kernels.STREAM_ACCEPTED}
+        matrix, _ = slide(engine, stage, probes)
+        answers.add((matrix.tobytes(), engine.keys, engine.rows))
+    assert len(answers) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    wanted=joined_lists(),
+    late=st.sampled_from([0, 20 * SECOND]),
+    seed=st.integers(0, 2**32),
+    count=st.integers(1, 150),
+)
+def test_features_of_events_do_not_see_a_stream_that_stays_within_its_lead(
+    wanted: tuple[FeatureSpec, ...], late: int, seed: int, count: int
+) -> None:
+    chance = random.Random(seed)
+    stage = stage_of(wanted, late, DAY_MS)  # So long that no key is forgotten, and with it how far its events are.
+    rows, newest = [], dict[bytes, int]()
+    for row in joined_arrivals(chance, count, stage.streams):
+        newest[row.key] = max(newest.get(row.key, 0), row.ts if row.stream is row.label is None else 0)
+        rows.append(row if row.stream is None else row._replace(ts=min(row.ts, newest[row.key] + stage.lead)))
+    rows = [row for row in rows if row.stream is None or newest[row.key]]
+    streams = [feature.stream for feature in wanted for _ in feature.columns]
+    columns = [at for at, stream in enumerate(streams) if stream is None]
+    both, status = slide(WindowEngine(stage), stage, rows)
+    events = np.array([row.stream is None for row in rows], np.bool_)
+    alone, status_alone = slide(WindowEngine(stage), stage, [row for row in rows if row.stream is None])
+    assert status[events].tolist() == status_alone.tolist()
+    assert both[events][:, columns].tobytes() == alone[:, columns].tobytes()
