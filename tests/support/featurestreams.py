@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from support.featureoracle import Row
-from tidemill.domain.featurespec import FeatureSpec, StageSpec
+from tidemill.domain.featurespec import FeatureSpec, StageSpec, StateLimits
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.windows import MOST_HALF_LIVES, WINDOW_TYPES
 from tidemill.features.core import rings
@@ -82,9 +82,17 @@ def feature_lists(draw: st.DrawFn) -> tuple[FeatureSpec, ...]:
     return tuple(draw(features(f"f{number}")) for number in range(draw(st.integers(1, 6))))
 
 
-def shop(wanted: tuple[FeatureSpec, ...], lateness: int, label_lateness: int) -> Pipeline:
-    stage = StageSpec(entity="customer", features=wanted)
+def shop(
+    wanted: tuple[FeatureSpec, ...],
+    lateness: int,
+    label_lateness: int,
+    merged: dict[str, int] | None = None,
+    limits: StateLimits | None = None,
+) -> Pipeline:
+    """`merged` has max_rows_per_key and bucket of the stage."""
+    stage = StageSpec.model_validate({"entity": "customer", "features": wanted, **(merged or {})})
     update = {"stages": (stage,), "allowed_lateness": lateness, "label_lateness": label_lateness}
+    update |= {"state_limits": limits}
     return SHOP.model_copy(update={"features": SHOP.features.model_copy(update=update)})
 
 

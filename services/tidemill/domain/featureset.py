@@ -8,21 +8,28 @@ import orjson
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.windows import SlidingWindow
 
 _OPTIONAL = ("where", "k", "q", "equals", "expression")
+_OPTIONAL_OF_STAGES = ("max_rows_per_key", "bucket")
 """Left out of the document where they are not said, so that a feature that says none keeps its name."""
+
+_OPERATED = ("max_idle_ms", "state", "state_limits")
 
 
 def feature_set_hash(pipeline: Pipeline) -> str:
     """12 hex digits over everything that decides the vector's values: names, windows, filters, lateness, version,
     scales.
 
-    `max_idle_ms` and `state` are left out: how long a stage waits and where it keeps rows changes no definition. A
-    duration and the sliding window of it, and two spellings of a filter, are the same.
+    `max_idle_ms`, `state` and `state_limits` are left out: how long a stage waits, where it keeps rows and how many
+    changes no definition. A duration and the sliding window of it, and two spellings of a filter, are the same.
     """
-    features = pipeline.features.model_dump(mode="json", by_alias=True, exclude={"max_idle_ms", "state"})
+    features = pipeline.features.model_dump(mode="json", by_alias=True, exclude=set(_OPERATED))
     for stage, written in zip(pipeline.features.stages, features["stages"], strict=True):
         written["features"] = [_document(feature) for feature in stage.features]
+        for name in _OPTIONAL_OF_STAGES:
+            if written[name] is None:
+                del written[name]
     scales = {name: number.scale for name, number in pipeline.event.numbers.items()}
     document = {"features": features, "scales": scales}
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
@@ -35,6 +42,6 @@ def _document(feature: FeatureSpec) -> dict[str, Any]:
             del document[name]
     if feature.where is not None:
         document["where"] = str(parse_filter(feature.where))
-    if isinstance(document["window"], dict) and document["window"]["type"] == "sliding":
-        document["window"] = document["window"]["size"]
+    if isinstance(feature.window, SlidingWindow) and feature.window.bucket is None:
+        document["window"] = feature.window.size
     return document

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tidemill.domain.durations import DAY_MS, DurationMs
+from tidemill.domain.durations import DAY_MS, DurationMs, SpanMs
 from tidemill.domain.section import FieldName, Section
 from tidemill.domain.windows import SlidingWindow, Window, WindowSpec
 
@@ -84,6 +84,27 @@ class StageSpec(Section):
 
     entity: FieldName
     features: tuple[FeatureSpec, ...] = Field(min_length=1)
+    max_rows_per_key: int | None = Field(
+        None,
+        ge=16,
+        description="a key with more rows has its old ones merged into sums of cells as wide as bucket; windows of "
+        "sums (count, sum, mean, std, share, label_rate, ratio_to_mean) are then exact but for the cells at "
+        "their edges",
+    )
+    bucket: SpanMs | None = Field(None, description="for max_rows_per_key: cells at multiples of this since 1970 UTC")
+
+
+class StateLimits(Section):
+    """What one partition of one stage may hold. Bytes are rows × row width + keys × line width, as `tidemill features
+    explain` shows both: what is held, not what the process takes."""
+
+    max_keys: int | None = Field(None, ge=2)
+    max_bytes: int | None = Field(None, ge=4_096)
+    when_full: Literal["stop", "evict"] = Field(
+        "stop",
+        description="stop: the service ends before what does not fit. evict: keys whose newest event is oldest are "
+        "forgotten, with their windows, and counted",
+    )
 
 
 class FeaturesSpec(Section):
@@ -98,4 +119,5 @@ class FeaturesSpec(Section):
         description="memory: no changelog is written, so windows begin empty after a restart, a rebalance or an "
         "aborted transaction, and features are too small until the longest window has passed",
     )
+    state_limits: StateLimits | None = Field(None, description="caps on what a partition of each stage holds")
     stages: tuple[StageSpec, ...] = Field(min_length=1)

@@ -100,6 +100,7 @@ def _service(pipeline: Pipeline, stage: str, metrics: Metrics, health: Health) -
     log.info("compiling kernels…", stage=stage)
     began = clock.monotonic()
     index = [one.entity for one in pipeline.features.stages].index(stage)
-    compile_kernels(rowwise=compile_stage(pipeline, index).tables.rowwise)
+    definition = compile_stage(pipeline, index)
+    compile_kernels(rowwise=definition.tables.rowwise, bounded=definition.bounds is not None)
     log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
     return KeyedStage(pipeline, index, StageMetrics(metrics))

@@ -14,6 +14,7 @@ from tidemill.domain.featurerules import feature_mistakes
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, structure_mistakes
 from tidemill.domain.sourcerules import source_mistakes
+from tidemill.domain.statebounds import bound_mistakes
 from tidemill.errors import ConfigurationError
 from tidemill.runtime.pipelinecontracts import contract_mistakes
 from tidemill.runtime.yamlsource import Path, Position, YamlSource
@@ -120,6 +121,7 @@ def _mistakes(pipeline: Pipeline) -> list[Mistake]:
     return [
         *structure_mistakes(pipeline),
         *feature_mistakes(pipeline),
+        *bound_mistakes(pipeline),
         *derived_mistakes(pipeline),
         *source_mistakes(pipeline),
         *contract_mistakes(pipeline),

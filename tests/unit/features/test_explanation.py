@@ -13,7 +13,7 @@ from tidemill.domain.featurespec import FeatureSpec
 from tidemill.features.core import rings
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import WindowEngine
-from tidemill.features.core.explanation import COSTS, explain, explain_feature, line_bytes, row_bytes
+from tidemill.features.core.explanation import COSTS, explain, explain_feature
 from tidemill.runtime.pipelinefile import load_pipeline
 
 FRAUD = load_pipeline("fraud")
@@ -99,7 +99,7 @@ def test_the_example_of_memory_is_what_the_engine_takes(rows: int) -> None:
     times = np.arange(rows, dtype=np.int64)
     engine.slide([b"k"] * rows, times, times, np.full(rows, rings.NOT_A_LABEL, np.int64), numbers)
     ring = int(engine._meta[0, rings.CAP])
-    assert (row_bytes(stage), line_bytes(stage)) == (engine._arena.strides[0], engine._meta.strides[0])
+    assert (stage.row_bytes, stage.line_bytes) == (engine._arena.strides[0], engine._meta.strides[0])
     assert explain(FRAUD, rows).stages[0].example_bytes == engine._meta.strides[0] + ring * engine._arena.strides[0]
 
 

@@ -14,6 +14,7 @@ from tidemill.domain.expressions import names as expression_names
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.statebounds import Merging, lateness_of, merging_of, retention_of
 from tidemill.domain.windows import (
     CountWindow,
     DecayWindow,
@@ -23,9 +24,10 @@ from tidemill.domain.windows import (
     TumblingWindow,
     Window,
 )
-from tidemill.features.core import kernels, scan
+from tidemill.features.core import kernels, merging, scan
+from tidemill.features.core.bounds import Caps, bounds_table
 from tidemill.features.core.columns import Column, conditions_of, fields_of, ordered, text_condition
-from tidemill.features.core.rings import LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
+from tidemill.features.core.rings import FIXED, LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
 
 _SUMMED = {
     "count": kernels.OP_COUNT,
@@ -46,6 +48,7 @@ _SCANNED = {
 _DECAYED = {"count": scan.OP_DECAYED_COUNT, "sum": scan.OP_DECAYED_SUM, "mean": scan.OP_DECAYED_MEAN}
 
 _MILLION = 1_000_000
+_WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class StageDefinition:
     """Event fields that expressions read."""
     earlier: tuple[str, ...] = ()
     """Names of the vector that earlier stages made, in its order; empty if no expression reads one of them."""
+    merging: Merging | None = None
+    caps: Caps | None = None
 
     @property
     def columns(self) -> int:
@@ -111,10 +116,29 @@ class StageDefinition:
         return tuple(dict.fromkeys((*self.numbers, *(field for _, field in self.values), *self.derived_fields)))
 
     @property
+    def row_bytes(self) -> int:
+        """An event is a row, and its label, once known, another."""
+        return _WORD_BYTES * (PREFIX + self.columns)
+
+    @property
+    def line_bytes(self) -> int:
+        """What a key costs beside its rows."""
+        words = FIXED + self.columns + len(self.tables.edges)
+        return _WORD_BYTES * (words + (merging.MERGED_WORDS if self.merging else 0))
+
+    @property
+    def bounds(self) -> Int64s | None:
+        """What the kernels read of `merging` and `caps`."""
+        return bounds_table(self.merging, self.caps, self.row_bytes, self.line_bytes)
+
+    @property
     def fingerprint(self) -> int:
         """32 bits over what the rows of a changelog mean; rows of another fingerprint cannot be continued."""
         meaning = [PREFIX, self.entity, list(map(repr, self.kept)), self.numbers, self.scales]
-        return zlib.crc32(orjson.dumps([*meaning, self.retention, self.lateness]))
+        meaning += [self.retention, self.lateness]
+        if self.merging is not None:
+            meaning += [self.merging.bucket, self.merging.settled_after]
+        return zlib.crc32(orjson.dumps(meaning))
 
 
 class _Compiler:
@@ -225,13 +249,10 @@ def _table(lines: Sequence[tuple[int, ...]], width: int) -> Int64s:
 def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     """Compile stage `index`. Assumes a validated pipeline (fields that exist, windows where an aggregate needs one).
 
-    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come.
-    Lateness is judged in the first stage. A later stage sees a key's events out of order whenever two primary keys
-    are, so it takes whatever is no older than a label may be.
+    How long rows are kept, and what is merged, is said in `domain.statebounds`.
     """
     features = pipeline.features
     stage = features.stages[index]
-    late = features.allowed_lateness if index == 0 else max(features.allowed_lateness, features.label_lateness)
     compiler = _Compiler({name: number.scale for name, number in pipeline.event.numbers.items()})
     names = [name for feature in stage.features for name in feature.columns]
     windowed = [feature for feature in stage.features if feature.aggregate is not None]
@@ -240,7 +261,8 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     tables = compiler.tables()
     kept = tuple(compiler.kept)
     numbers = fields_of(kept, texts=False)
-    retention = max([features.label_lateness, *(feature.look_back for feature in windowed)]) + late
+    retention = retention_of(features, index)
+    limits = features.state_limits
     derived = evaluation_order(stage)
     before = tuple(name for one in features.stages[:index] for feature in one.features for name in feature.columns)
     read = {(feature, name.name) for feature, tree in derived for name in expression_names(tree)}
@@ -259,10 +281,12 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         scales=tuple(pipeline.event.numbers[name].scale for name in numbers),
         texts=fields_of(kept, texts=True),
         tables=tables,
-        lateness=late,
+        lateness=lateness_of(features, index),
         retention=retention,
         expiry_grid=max(60_000, min(DAY_MS, retention // 4)),
         derived=tuple((names.index(name), tree) for name, tree in derived),
         derived_fields=tuple(field for field in pipeline.event.numbers if field in of_event),
         earlier=before if made_before else (),
+        merging=merging_of(features, index),
+        caps=Caps(limits.max_keys, limits.max_bytes, limits.when_full == "evict") if limits else None,
     )

@@ -22,7 +22,7 @@ from tidemill.domain.windows import (
     Window,
 )
 from tidemill.features.core import rings
-from tidemill.features.core.definition import StageDefinition, compile_stage
+from tidemill.features.core.definition import compile_stage
 
 Cost = Literal["field", "calendar", "expression", "prefix sums", "ends", "walk"]
 
@@ -37,7 +37,6 @@ COSTS: Mapping[Cost, str] = {
 """Classes of work an event costs, cheapest first."""
 
 NEVER_NULL = "never null"
-_WORD_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,7 @@ def explain(pipeline: Pipeline, example_rows: int) -> PipelineExplanation:
     stages = []
     for index, stage in enumerate(pipeline.features.stages):
         compiled = compile_stage(pipeline, index)
-        row, line = row_bytes(compiled), line_bytes(compiled)
+        row, line = compiled.row_bytes, compiled.line_bytes
         stages.append(
             StageExplanation(
                 entity=stage.entity,
@@ -203,16 +202,6 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
     walks = isinstance(feature.shape, SessionWindow | CountWindow | DecayWindow)
     cost: Cost = "walk" if walks else aggregate.cost
     return FeatureExplanation(feature.name, entity, definition, interval, aggregate.null, cost)
-
-
-def row_bytes(stage: StageDefinition) -> int:
-    """An event is a row, and its label, once known, another."""
-    return _WORD_BYTES * (rings.PREFIX + stage.columns)
-
-
-def line_bytes(stage: StageDefinition) -> int:
-    """What a key costs beside its rows."""
-    return _WORD_BYTES * (rings.FIXED + stage.columns + len(stage.tables.edges))
 
 
 def _ring(rows: int) -> int:

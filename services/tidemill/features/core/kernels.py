@@ -18,13 +18,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tidemill.features.core.merging import BUCKET, is_full, settle
 from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
     CAP,
     DIRTY_COUNT,
     FIXED,
+    FULL,
     HEAD,
+    HELD_KEYS,
+    HELD_ROWS,
     ID,
     LABEL,
     LATENESS,
@@ -113,6 +117,7 @@ def slide(
     scans: Int64s | None,
     gates: Int64s,
     limits: Int64s,
+    bounds: Int64s | None,
     scratch: Int64s,
     slots: Int64s,
     times: Int64s,
@@ -125,10 +130,11 @@ def slide(
 ) -> Integer:
     """Apply rows start… in order; `out[i]` and `status[i]` are set for each. Returns how far it came.
 
-    Less than the number of rows means that the arena is full: make space and call again from there; nothing of that
-    row was applied. `slots[i]` is −1 for a label whose key is unknown. `labels[i]` is NOT_A_LABEL for an event.
-    `numbers[i]` are the values of the columns from NUMBERS on. `walks` and `scans` are None where both are empty: numba
-    then compiles a variant without them. `scratch` is `sketches.SCRATCH` long where they are not.
+    Less than the number of rows means that the arena is full, or with ctl[FULL] that a cap of `bounds` is met: make
+    space and call again from there; the row was not put in. `slots[i]` is −1 for a label whose key is unknown.
+    `labels[i]` is NOT_A_LABEL for an event. `numbers[i]` are the values of the columns from NUMBERS on. `walks` and
+    `scans` are None where both are empty, `bounds` (`merging`) for a stage without: numba then compiles a variant
+    without them. `scratch` is `sketches.SCRATCH` long where there are scans.
     """
     columns = arena.shape[1] - PREFIX
     count = edges.shape[0]
@@ -156,13 +162,16 @@ def slide(
                     if is_label:
                         labelled = True
                         known += value_at(arena, line, seen, LABEL)
-                    else:
+                    elif arena[base + (seen & mask), ARRIVAL] >= 0:
                         event = seen
                 seen += 1
             if event < 0:
                 status[row] = LABEL_UNMATCHED
             elif labelled and known == label:
                 status[row] = LABEL_DUPLICATE
+            elif bounds is not None and is_full(ctl, bounds, 0):
+                ctl[FULL] = 1
+                return row
             elif not make_room(arena, line, ctl):
                 return row
             else:
@@ -174,6 +183,8 @@ def slide(
                         # Labels stand before events, so the event moved up by the one row that was put in.
                         taken = value_at(arena, line, event + 1, gates[column])
                         weigh(arena, line, position, column, (label - known) * taken)
+                if bounds is not None:
+                    ctl[HELD_ROWS] += 1
                 status[row] = LABEL_ACCEPTED
             continue
 
@@ -194,11 +205,24 @@ def slide(
             status[row] = LATE
             continue
         if in_order:
+            before = line[NEWEST]
             line[NEWEST] = ts
             trim(arena, line, limits[RETENTION])
+            if bounds is not None:
+                if bounds[BUCKET] > 0:
+                    settle(arena, line, bounds, before, ts)
+                ctl[HELD_ROWS] -= line[TAIL] - tail
             narrow(arena, line, ctl)
+        if bounds is not None:
+            new_keys = 1 if line[CAP] == 0 else 0
+            if is_full(ctl, bounds, new_keys):
+                ctl[FULL] = 1
+                return row
         if not make_room(arena, line, ctl):
             return row
+        if bounds is not None:
+            ctl[HELD_ROWS] += 1
+            ctl[HELD_KEYS] += new_keys
         _mark_dirty(line, ctl, dirty, slot)
         store(arena, line, columns, position, ts, identity, NOT_A_LABEL, numbers[row])
         status[row] = ACCEPTED
