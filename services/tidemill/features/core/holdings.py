@@ -12,6 +12,7 @@ from tidemill.features.core.columns import Column, Condition
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import CHUNK_SUFFIX, WindowEngine
 from tidemill.features.core.join import OutcomeJoin
+from tidemill.features.core.merging import MERGED
 
 ColumnType = Literal["text", "integer", "number"]
 Row = dict[str, str | int | float | None]
@@ -50,10 +51,14 @@ class WindowHoldings:
     `arrival` numbers a key's rows in the order in which they came. What else a row holds is named after the field it
     came from, with the filter that it passed: numbers in units as in the event, texts as their hashes, whether a
     filter took the event as 1 or 0. Squares, which follow from the numbers, are left out.
+
+    Where a stage merges rows, a merged row has the time of its newest event, in `events` how many it stands for, and
+    sums of what they had: of labels, of numbers, of what a filter took. It has no arrival, no id and no text.
     """
 
     def __init__(self, pipeline: Pipeline, index: int) -> None:
         self._stage = compile_stage(pipeline, index)
+        self._merges = self._stage.merging is not None
         scales = dict(zip(self._stage.numbers, self._stage.scales, strict=True))
         self._shown = [
             _Shown(rings.PREFIX + rings.NUMBERS + at, column, scales)
@@ -67,6 +72,7 @@ class WindowHoldings:
             "kind": "text",
             "id_hash": "text",
             "label": "integer",
+            **({"events": "integer"} if self._merges else {}),
             **{shown.title: shown.type for shown in self._shown},
         }
 
@@ -87,15 +93,19 @@ class WindowHoldings:
         engine = self._restored(entries)
         for name in engine.names:
             for row in engine.rows_of(name).tolist():
-                is_label = row[rings.ARRIVAL] & 1
+                is_label, merged = row[rings.ARRIVAL] & 1, row[rings.ARRIVAL] == MERGED
                 yield {
                     "key": _text(name),
                     "event_time": row[rings.TS],
-                    "arrival": row[rings.ARRIVAL] >> 1,
-                    "kind": "label" if is_label else "event",
-                    "id_hash": _hex(row[rings.ID]),
-                    "label": row[rings.PREFIX + rings.LABEL] if is_label else None,
-                    **{shown.title: None if is_label else shown.of(row) for shown in self._shown},
+                    "arrival": None if merged else row[rings.ARRIVAL] >> 1,
+                    "kind": "merged" if merged else "label" if is_label else "event",
+                    "id_hash": None if merged else _hex(row[rings.ID]),
+                    "label": row[rings.PREFIX + rings.LABEL] if is_label or merged else None,
+                    **({"events": row[rings.PREFIX + rings.WEIGHT]} if self._merges else {}),
+                    **{
+                        shown.title: None if is_label or (merged and shown.type == "text") else shown.of(row)
+                        for shown in self._shown
+                    },
                 }
 
     def _restored(self, entries: Entries) -> WindowEngine:

@@ -1,0 +1,124 @@
+"""Merged rows in the changelog and for people, and what a partition does when a cap is met."""
+
+import pytest
+
+from support.featureoracle import Row
+from support.featurestreams import SECOND, restored, save, shop, slide
+from tidemill.domain.featurespec import FeatureSpec
+from tidemill.errors import StateCorrupt
+from tidemill.features.core import chunks
+from tidemill.features.core.definition import StageDefinition, compile_stage
+from tidemill.features.core.engine import WindowEngine
+from tidemill.features.core.holdings import WindowHoldings
+
+START = 1_000_000
+WANTED = (
+    FeatureSpec(name="n", aggregate="count", window=1_000 * SECOND),
+    FeatureSpec(name="sum", aggregate="sum", field="amount", window=1_000 * SECOND),
+)
+MERGED = shop(WANTED, 10 * SECOND, 20 * SECOND, {"max_rows_per_key": 100, "bucket": 5 * SECOND})
+STAGE = compile_stage(MERGED, 0)
+PLAIN = compile_stage(shop(WANTED, 10 * SECOND, 20 * SECOND), 0)
+
+
+def steady(count: int, every: int = 100, start: int = START, key: bytes = b"a") -> list[Row]:
+    return [Row(key, number, start + number * every, 100, None) for number in range(count)]
+
+
+def driven(stage: StageDefinition, rows: list[Row], batch: int) -> tuple[WindowEngine, dict[bytes, bytes]]:
+    engine, changelog = WindowEngine(stage), dict[bytes, bytes]()
+    for begin in range(0, len(rows), batch):
+        slide(engine, stage, rows[begin : begin + batch])
+        save(engine, changelog)
+    return engine, changelog
+
+
+def test_a_busy_key_holds_its_cells_and_what_has_not_settled() -> None:
+    rows = steady(5_000)
+    engine, _ = driven(STAGE, rows, 50)
+    cells, unsettled = 500 // 5, 10 * (20 + 5)
+    assert 0 < engine.rows <= cells + unsettled
+    assert slide(engine, STAGE, [Row(b"a", 9_999, rows[-1].ts, 100, None)])[0].tolist() == [[5_001.0, 5_001.0]]
+
+
+def test_a_key_with_few_rows_keeps_each_of_them() -> None:
+    engine, changelog = driven(STAGE, steady(100, every=2_000), 7)
+    assert engine.rows == 100
+    assert not any(key[-4] & 0x80 for key in changelog)
+
+
+def test_chunks_of_rows_that_were_merged_are_deleted() -> None:
+    engine, changelog = driven(STAGE, steady(5_000), 50)
+    plain = [key for key in changelog if not key[-4] & 0x80]
+    assert len(plain) <= 10 * (20 + 5) / chunks.CHUNK_ROWS + 3
+    assert len(changelog) - len(plain) <= 500 / 5 / chunks.CHUNK_ROWS + 1
+    assert restored(STAGE, changelog).rows == engine.rows
+
+
+def test_chunks_of_merged_rows_are_deleted_when_they_have_expired() -> None:
+    engine, changelog = driven(STAGE, steady(20_000, every=100), 500)
+    numbers = sorted(int.from_bytes(key[-4:], "big") - chunks.MERGED_CHUNKS for key in changelog if key[-4] & 0x80)
+    # The oldest of 2,000 s are gone; a window of 1,000 s and the lateness of 10 s remain.
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert numbers[0] > 10
+    assert len(numbers) <= (1_010 // 5 + 1) // chunks.CHUNK_ROWS + 2
+    # A silence in which all that was merged expires, but not the last ten seconds.
+    slide(engine, STAGE, [Row(b"a", 1, START + 19_999 * 100 + 1_000 * SECOND, 100, None)])
+    save(engine, changelog)
+    assert [key for key in changelog if key[-4] & 0x80] == []
+    more = steady(3_000, start=START + 20_001 * 100 + 1_000 * SECOND)
+    slide(engine, STAGE, more)
+    save(engine, changelog)
+    assert engine.rows == restored(STAGE, changelog).rows < 1_000
+    end = Row(b"a", 9_999, more[-1].ts, 100, None)
+    for one in (engine, restored(STAGE, changelog)):
+        assert slide(one, STAGE, [end])[0].tolist() == [[3_002.0, 3_002.0]]
+
+
+def test_a_forgotten_key_takes_its_merged_rows_along() -> None:
+    engine, changelog = driven(STAGE, steady(5_000), 500)
+    slide(engine, STAGE, [Row(b"other", 1, START + 9_000 * SECOND, 100, None)])
+    save(engine, changelog)
+    assert list(changelog) == [b"other\0\0\0\0"]
+
+
+def test_a_label_of_an_event_that_was_merged_is_unmatched_and_a_repeated_one_is_late() -> None:
+    rows = steady(5_000)
+    engine, _ = driven(STAGE, rows, 500)
+    _, status = slide(engine, STAGE, [rows[10]._replace(label=1), rows[10], rows[-10]._replace(label=1), rows[-10]])
+    assert status.tolist() == [4, 1, 3, 2]
+
+
+def test_state_with_merged_rows_is_for_stages_that_merge_alike_only() -> None:
+    _, changelog = driven(STAGE, steady(2_000), 500)
+    coarser = compile_stage(shop(WANTED, 10 * SECOND, 20 * SECOND, {"max_rows_per_key": 100, "bucket": 9_000}), 0)
+    for other in (PLAIN, coarser):
+        with pytest.raises(StateCorrupt, match="another definition"):
+            restored(other, changelog)
+    roomier = compile_stage(shop(WANTED, 10 * SECOND, 20 * SECOND, {"max_rows_per_key": 999, "bucket": 5_000}), 0)
+    assert restored(roomier, changelog).rows > 0
+
+
+def test_the_state_is_shown_with_what_each_merged_row_stands_for() -> None:
+    engine, changelog = driven(STAGE, steady(2_000), 500)
+    holdings = WindowHoldings(MERGED, 0)
+    shown = list(holdings.rows(changelog))
+    assert list(shown[0]) == list(holdings.columns)
+    merged = [row for row in shown if row["kind"] == "merged"]
+    assert len(shown) == engine.rows
+    assert sum(int(row["events"] or 0) for row in shown) == 2_000
+    assert {row["events"] for row in merged[:-1]} == {50}
+    assert (merged[0]["arrival"], merged[0]["id_hash"], merged[0]["amount"]) == (None, None, 50.0)
+    assert merged[0]["event_time"] == START + 4_900
+    assert {row["events"] for row in shown if row["kind"] == "event"} == {1}
+    (summary,) = holdings.summaries(changelog)
+    assert summary.rows == engine.rows
+
+
+def test_sums_of_any_width_survive_a_restart_as_merged_rows() -> None:
+    rows = [row._replace(amount=(1 << 33) - number) for number, row in enumerate(steady(2_000))]
+    engine, changelog = driven(STAGE, rows, 300)
+    end = Row(b"a", 99_999, rows[-1].ts, 5, None)
+    expected = slide(engine, STAGE, [end])[0].tolist()
+    assert slide(restored(STAGE, changelog), STAGE, [end])[0].tolist() == expected
+    assert expected[0][0] == 2_001.0
