@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from support.featureoracle import Oracle, Row, _Key
+from support.featureoracle import Answer, Oracle, Row, _Key
 from tidemill.domain.featurespec import FeatureSpec
+from tidemill.features.core import kernels
 from tidemill.features.core.definition import StageDefinition
 
 
@@ -54,7 +55,65 @@ class MergingOracle(Oracle):
 
     def _label(self, row: Row, truth: int) -> int:
         verdict = super()._label(row, truth)
-        if verdict == 3:
+        if verdict == kernels.LABEL_ACCEPTED:
             at = (row.key, row.ts, row.identity)
             self._label_rows[at] = self._label_rows.get(at, 0) + 1
         return verdict
+
+
+class CappedOracle(Oracle):
+    """Forgets keys before a row that would pass a cap, as `StateLimits` says with `when_full: evict`."""
+
+    def __init__(self, stage: StageDefinition, features: Sequence[FeatureSpec], scale: int) -> None:
+        super().__init__(stage, features, scale)
+        assert stage.caps is not None
+        self._most_keys, self._most_bytes = stage.caps.keys or 1 << 60, stage.caps.size or 1 << 60
+        self._label_rows: dict[tuple[bytes, int, int], int] = {}
+        self.evicted: list[bytes] = []
+
+    @property
+    def names(self) -> list[bytes]:
+        return sorted(self._keys)
+
+    def apply(self, row: Row) -> tuple[int, list[Answer]]:
+        if row.label is None and self._newest is not None and row.ts > self._newest:
+            self._expire(row.ts)
+            self._newest = row.ts
+        key = self._keys.get(row.key)
+        if row.label is not None:
+            # A label enters where its event is held and it says something new.
+            if key is not None and (row.ts, row.identity) in self._held(key):
+                if key.labels.get((row.ts, row.identity)) == row.label:
+                    return super().apply(row)
+                self._make_room(None)
+        elif key is None:
+            self._make_room(row.key)
+        elif not self._refused(key, row):
+            key.newest = max(key.newest, row.ts)
+            self._make_room(row.key)
+        verdict, answers = super().apply(row)
+        if verdict == kernels.LABEL_ACCEPTED:
+            at = (row.key, row.ts, row.identity)
+            self._label_rows[at] = self._label_rows.get(at, 0) + 1
+        return verdict, answers
+
+    def _refused(self, key: _Key, row: Row) -> bool:
+        return (row.ts, row.identity) in self._held(key) or row.ts < key.newest - self._stage.lateness
+
+    def _rows(self, name: bytes, key: _Key) -> int:
+        held = self._held(key)
+        return len(held) + sum(self._label_rows.get((name, ts, identity), 0) for ts, identity in held)
+
+    def _make_room(self, wanted: bytes | None) -> None:
+        """For one more row, of the key `wanted`, which may be new, or of a key that is held (None)."""
+        while len(self._keys) >= 2:
+            keys = len(self._keys) + (wanted is not None and wanted not in self._keys)
+            rows = sum(self._rows(name, key) for name, key in self._keys.items()) + 1
+            size = rows * self._stage.row_bytes + keys * self._stage.line_bytes
+            if keys <= self._most_keys and size <= self._most_bytes:
+                return
+            oldest = sorted(self._keys, key=lambda name: (self._keys[name].newest, name))
+            for name in oldest[: max(1, len(oldest) // 64)]:
+                del self._keys[name]
+                self._label_rows = {at: rows for at, rows in self._label_rows.items() if at[0] != name}
+                self.evicted.append(name)

@@ -74,6 +74,7 @@ def _feature(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[M
     yield from _field(pipeline, feature, path)
     yield from _options(feature, path)
     yield from _window(feature, path)
+    yield from _kept(pipeline, feature, path)
     yield from _delay(pipeline, feature, path)
     yield from _where(pipeline, feature, path)
 
@@ -121,6 +122,18 @@ def _window(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
         yield Mistake(where, "label_rate needs a window of time: labels are no events, so they cannot be counted off")
     if feature.look_back > LONGEST_WINDOW_MS:
         yield Mistake(path, f"window and delay of {feature.name!r} together are longer than 3650d")
+
+
+def _kept(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    """A window that topics do not hold could never be computed again."""
+    retention = pipeline.topics.retention_ms
+    needed = feature.look_back + pipeline.features.allowed_lateness
+    if retention is not None and 0 <= retention < needed and feature.shape is not None:
+        yield Mistake(
+            (*path, "window"),
+            f"the window of {feature.name!r} reaches back {needed} ms, with delay and lateness, but events are kept "
+            f"for topics.retention_ms ({retention}) only; a backfill could not fill it",
+        )
 
 
 def _delay(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:

@@ -101,7 +101,8 @@ def _buckets(pipeline: Pipeline, index: int) -> Iterator[Mistake]:
         path: Path = (*where, "features", position, "window", "bucket")
         if not of_sums(feature):
             yield Mistake(
-                path, f"{feature.aggregate} of {feature.name!r} looks at rows one by one, which a bucket has not"
+                path,
+                f"{feature.aggregate} of {feature.name!r} looks at rows one by one; a bucket keeps their sums only",
             )
         if stage.max_rows_per_key is not None:
             yield Mistake(path, "the stage has max_rows_per_key, whose bucket is for all its windows; leave one out")

@@ -1,12 +1,14 @@
 """Merged rows in the changelog and for people, and what a partition does when a cap is met."""
 
+import numpy as np
 import pytest
 
 from support.featureoracle import Row
 from support.featurestreams import SECOND, restored, save, shop, slide
-from tidemill.domain.featurespec import FeatureSpec
-from tidemill.errors import StateCorrupt
-from tidemill.features.core import chunks
+from tidemill.domain.durations import DAY_MS
+from tidemill.domain.featurespec import FeatureSpec, StateLimits
+from tidemill.errors import StateCorrupt, StateFull
+from tidemill.features.core import chunks, merging, rings
 from tidemill.features.core.definition import StageDefinition, compile_stage
 from tidemill.features.core.engine import WindowEngine
 from tidemill.features.core.holdings import WindowHoldings
@@ -122,3 +124,52 @@ def test_sums_of_any_width_survive_a_restart_as_merged_rows() -> None:
     expected = slide(engine, STAGE, [end])[0].tolist()
     assert slide(restored(STAGE, changelog), STAGE, [end])[0].tolist() == expected
     assert expected[0][0] == 2_001.0
+
+
+def stopping(**limits: int) -> StageDefinition:
+    return compile_stage(shop(WANTED, 0, 0, limits=StateLimits.model_validate(limits)), 0)
+
+
+def test_a_stage_that_is_full_stops_before_the_row_that_does_not_fit() -> None:
+    stage = stopping(max_keys=3)
+    engine = WindowEngine(stage)
+    slide(engine, stage, [Row(b"k%d" % number, number, START + number, 1, None) for number in (0, 1, 2, 1)])
+    with pytest.raises(StateFull, match=r"3 keys and 4 rows.*features\.state_limits\.max_keys \(3\)") as stopped:
+        slide(engine, stage, [Row(b"k1", 7, START + 5, 1, None), Row(b"k9", 1, START + 5, 1, None)])
+    assert "evict" in stopped.value.hint
+    assert stopped.value.exit_code == 7
+
+
+def test_bytes_are_rows_and_keys_of_their_widths() -> None:
+    stage = stopping(max_bytes=4_096)
+    engine = WindowEngine(stage)
+    fitting = (4_096 - stage.line_bytes) // stage.row_bytes
+    slide(engine, stage, steady(fitting))
+    with pytest.raises(StateFull, match=r"max_bytes \(4,096\)"):
+        slide(engine, stage, [Row(b"a", 9_999, START + fitting * 100, 1, None)])
+    assert engine.rows == fitting
+
+
+def test_room_is_counted_again_after_a_restart_and_after_keys_expired() -> None:
+    stage = stopping(max_keys=3)
+    _, changelog = driven(stage, [Row(b"k%d" % number, 1, START, 1, None) for number in range(3)], 2)
+    again = restored(stage, changelog)
+    with pytest.raises(StateFull):
+        slide(again, stage, [Row(b"k9", 1, START, 1, None)])
+    again = restored(stage, changelog)
+    later = [Row(b"k%d" % number, 1, START + 9_000 * SECOND, 1, None) for number in range(4, 7)]
+    slide(again, stage, later)
+    assert again.names == [b"k4", b"k5", b"k6"]
+
+
+def test_the_counts_that_caps_are_held_against_are_those_of_the_rows() -> None:
+    stage = compile_stage(
+        shop(WANTED, 0, 0, {"max_rows_per_key": 100, "bucket": 5_000}, StateLimits(max_keys=10**6)), 0
+    )
+    engine = WindowEngine(stage)
+    slide(engine, stage, steady(3_000))
+    slide(engine, stage, [row._replace(key=b"b", label=label) for row in steady(50) for label in (None, 1)])
+    assert (engine._ctl[rings.HELD_ROWS], engine._ctl[rings.HELD_KEYS]) == (engine.rows, engine.keys)
+    assert np.count_nonzero(engine.rows_of(b"a")[:, rings.ARRIVAL] == merging.MERGED) > 10
+    slide(engine, stage, [Row(b"a", 1, START + 20 * DAY_MS, 1, None)])
+    assert (engine._ctl[rings.HELD_ROWS], engine._ctl[rings.HELD_KEYS]) == (engine.rows, engine.keys) == (1, 1)
