@@ -140,6 +140,34 @@ RULES: dict[str, tuple[str, str, str, str]] = {
         "        - {name: x, aggregate: max, field: amount, window: 30d}",
         *("features.stages.0.max_rows_per_key", "as far as 'x', which is exact, looks back"),
     ),
+    "one-hot of an unknown text": (
+        *("calendar: night", "one_hot: channel, values: [web]", "features.stages.0.features.2.one_hot"),
+        "unknown text 'channel'; the event's entities and categories are customer, terminal",
+    ),
+    "one-hot without values": (
+        *("calendar: night", "one_hot: terminal, other: true", "features.stages.0.features.2"),
+        "needs values",
+    ),
+    "one-hot with a value twice": (
+        *("calendar: night", "one_hot: terminal, values: [a, b, a]", "features.stages.0.features.2.values.2"),
+        "the value 'a' is named twice",
+    ),
+    "one-hot with two values of one column": (
+        *("calendar: night", "one_hot: terminal, values: [In store, b, in-store]"),
+        *("features.stages.0.features.2.values.2", "its column would be 'night_in_store', which another value has"),
+    ),
+    "one-hot with a value for which there is no name": (
+        *("calendar: night", "one_hot: terminal, values: [a, '!?']", "features.stages.0.features.2.values.1"),
+        "'!?' has no letter or digit",
+    ),
+    "one-hot with a value called other": (
+        *("calendar: night", "one_hot: terminal, values: [Other], other: true", "features.stages.0.features.2.other"),
+        "the column 'night_other' is that of a value already",
+    ),
+    "values of a calendar fact": (
+        *("calendar: night", "calendar: night, values: [a]", "features.stages.0.features.2.values"),
+        "values is for one_hot",
+    ),
     "category twice": (
         *("  numbers:", "  categories: [channel, channel]\n  numbers:", "event.categories.1"),
         "'channel' is named twice",

@@ -270,7 +270,8 @@ def _show(explanation: "PipelineExplanation", costs: Mapping[Any, str]) -> None:
         out.print(_table(stage))
         out.print(
             f"Memory a key: {stage.formula} bytes; {stage.example_bytes:,} at {stage.example_rows:,} rows. An event is "
-            f"a row, its label another; both stay for {stage.retention}. Accepted up to {stage.lateness} late.\n"
+            f"a row, its label another; both stay for {stage.retention}. Accepted up to {stage.lateness} late."
+            f"{''.join(f' {said}' for said in stage.bounds)}\n"
         )
     used = {feature.cost for stage in explanation.stages for feature in stage.features}
     for cost, meaning in costs.items():

@@ -10,7 +10,7 @@ from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.windows import SlidingWindow
 
-_OPTIONAL = ("where", "k", "q", "equals", "expression")
+_OPTIONAL = ("where", "k", "q", "equals", "expression", "one_hot", "values", "other")
 _OPTIONAL_OF_STAGES = ("max_rows_per_key", "bucket")
 """Left out of the document where they are not said, so that a feature that says none keeps its name."""
 
@@ -38,7 +38,7 @@ def feature_set_hash(pipeline: Pipeline) -> str:
 def _document(feature: FeatureSpec) -> dict[str, Any]:
     document = feature.model_dump(mode="json", by_alias=True)
     for name in _OPTIONAL:
-        if document[name] is None:
+        if document[name] is None or document[name] is False:
             del document[name]
     if feature.where is not None:
         document["where"] = str(parse_filter(feature.where))

@@ -1,5 +1,6 @@
 """The feature section of the pipeline file: stages, and what each of their features is."""
 
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -27,8 +28,12 @@ Aggregate = Literal[
 
 
 class FeatureSpec(Section):
-    """One feature: a calendar fact, an event field, an expression over other features and number fields (language:
-    `expressions`), or an aggregate over a window of the key's events (`windows`).
+    """One feature: a calendar fact, an event field, a text field as columns of 0 and 1, an expression over other
+    features and number fields (language: `expressions`), or an aggregate over a window of the key's events (`windows`).
+
+    one_hot is a column for each of `values`, name_value, that is 1 where the event's text is that value, and with
+    `other` a last one, name_other, that is 1 where it is none of them. In a name, what is neither letter nor digit of
+    a value is an underscore, and letters are small.
 
     The window decides which events are looked at, `where` which of those the aggregate takes. With n of them:
 
@@ -59,6 +64,10 @@ class FeatureSpec(Section):
         None, description="such as log(amount / mean_7d), over features of this or an earlier stage and number fields"
     )
 
+    one_hot: FieldName | None = Field(None, description="the text field that is made columns of 0 and 1")
+    values: tuple[str, ...] | None = Field(None, description="the texts that one_hot has a column for, in this order")
+    other: bool = Field(False, description="one_hot has a last column for all other texts")
+
     @property
     def shape(self) -> Window | None:
         """The window with a plain duration spelt out; None where nothing is aggregated, or the duration is 0."""
@@ -74,9 +83,16 @@ class FeatureSpec(Section):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the vector's columns that this feature fills."""
+        if self.one_hot is not None:
+            known = [_in_a_name(value) for value in self.values or ()]
+            return tuple(f"{self.name}_{part}" for part in [*known, *(["other"] if self.other else [])])
         if self.k is None or self.k == 1:
             return (self.name,)
         return tuple(f"{self.name}_{number}" for number in range(1, self.k + 1))
+
+
+def _in_a_name(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 class StageSpec(Section):

@@ -75,9 +75,9 @@ def test_evictions_equal_the_oracle_for_any_batching_and_restarts(
         if chance.random() < 0.3:
             slide(engine, stage, part)  # The transaction of this batch was aborted: the state is read from the log.
             engine = restored(stage, changelog)
-        before = engine.evicted
+        engine.take_evicted()
         matrix, status = slide(engine, stage, part)
-        evicted += engine.evicted - before
+        evicted += engine.take_evicted()
         parts.append(matrix)
         expected = [oracle.apply(row) for row in part]
         assert status.tolist() == [verdict for verdict, _ in expected]
@@ -87,7 +87,7 @@ def test_evictions_equal_the_oracle_for_any_batching_and_restarts(
         save(engine, changelog)
         assert {key[:-4] for key in changelog} == set(engine.names)
     assert np.concatenate(parts).tobytes() == whole.tobytes()
-    assert evicted == at_once.evicted == len(oracle.evicted)
+    assert evicted == at_once.take_evicted() == len(oracle.evicted)
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,6 +128,6 @@ def test_of_many_keys_a_sixty_fourth_goes_at_a_time_the_oldest_first() -> None:
         for row in rows[begin : begin + 61]:
             oracle.apply(row)
         assert engine.names == oracle.names
-    assert engine.evicted == len(oracle.evicted) == 380
+    assert engine.take_evicted() == len(oracle.evicted) == 380
     firsts = [row.key for row in sorted(rows[:320], key=lambda row: (row.ts, row.key))]
     assert oracle.evicted[:5] == firsts[:5]

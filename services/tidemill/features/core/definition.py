@@ -68,6 +68,16 @@ class Tables:
 
 
 @dataclass(frozen=True)
+class OneHot:
+    """Matrix columns from `column` on: 1 where the text `field` is `values[i]`, then with `other` where it is none."""
+
+    column: int
+    field: str
+    values: tuple[str, ...]
+    other: bool
+
+
+@dataclass(frozen=True)
 class StageDefinition:
     """What one stage computes. Columns of its matrix stand in the order of the file, as `names`."""
 
@@ -86,7 +96,7 @@ class StageDefinition:
     """Number fields that `kept` is made from, and `scales` theirs."""
     scales: tuple[int, ...]
     texts: tuple[str, ...]
-    """Text fields that `kept` is made from."""
+    """Text fields that `kept` and `one_hots` are made from."""
     tables: Tables
     lateness: int
     retention: int
@@ -98,6 +108,7 @@ class StageDefinition:
     """Event fields that expressions read."""
     earlier: tuple[str, ...] = ()
     """Names of the vector that earlier stages made, in its order; empty if no expression reads one of them."""
+    one_hots: tuple[OneHot, ...] = ()
     merging: Merging | None = None
     caps: Caps | None = None
 
@@ -263,6 +274,11 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     numbers = fields_of(kept, texts=False)
     retention = retention_of(features, index)
     limits = features.state_limits
+    one_hots = tuple(
+        OneHot(names.index(feature.columns[0]), feature.one_hot, feature.values or (), feature.other)
+        for feature in stage.features
+        if feature.one_hot is not None
+    )
     derived = evaluation_order(stage)
     before = tuple(name for one in features.stages[:index] for feature in one.features for name in feature.columns)
     read = {(feature, name.name) for feature, tree in derived for name in expression_names(tree)}
@@ -279,7 +295,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         kept=kept,
         numbers=numbers,
         scales=tuple(pipeline.event.numbers[name].scale for name in numbers),
-        texts=fields_of(kept, texts=True),
+        texts=tuple(dict.fromkeys((*fields_of(kept, texts=True), *(one.field for one in one_hots)))),
         tables=tables,
         lateness=lateness_of(features, index),
         retention=retention,
@@ -287,6 +303,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         derived=tuple((names.index(name), tree) for name, tree in derived),
         derived_fields=tuple(field for field in pipeline.event.numbers if field in of_event),
         earlier=before if made_before else (),
+        one_hots=one_hots,
         merging=merging_of(features, index),
         caps=Caps(limits.max_keys, limits.max_bytes, limits.when_full == "evict") if limits else None,
     )

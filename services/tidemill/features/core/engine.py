@@ -60,10 +60,10 @@ class WindowEngine:
         self._newest = _NOTHING_SEEN
         self._evicted = 0
 
-    @property
-    def evicted(self) -> int:
-        """Keys forgotten because a cap was met, since the engine was made or restored."""
-        return self._evicted
+    def take_evicted(self) -> int:
+        """Keys forgotten because a cap was met, since the last call."""
+        evicted, self._evicted = self._evicted, 0
+        return evicted
 
     @property
     def keys(self) -> int:

@@ -46,9 +46,9 @@ class Request:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Features in the order of the vector, as far as the stages run."""
+        """Columns of the vector in its order, as far as the stages run."""
         stages = self.pipeline.features.stages[: self.last + 1]
-        return tuple(feature.name for stage in stages for feature in stage.features)
+        return tuple(name for stage in stages for feature in stage.features for name in feature.columns)
 
 
 class Vector(msgspec.Struct, frozen=True, gc=False):
