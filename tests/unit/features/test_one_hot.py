@@ -9,6 +9,7 @@ from tidemill.domain.featurespec import FeatureSpec, StageSpec
 from tidemill.domain.pipeline import Pipeline
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.explanation import explain_feature
+from tidemill.features.offline.backfill import Request
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.service import Record
 
@@ -46,6 +47,13 @@ def test_each_value_has_its_column_in_the_order_of_the_file_and_other_the_last()
         [0, 0, 0, 1],
         [0, 0, 0, 1],
     ]
+
+
+def test_a_backfill_names_every_column() -> None:
+    last = {"name": "recent", "aggregate": "last", "field": "amount", "k": 2, "window": "1d"}
+    chosen = pipeline(CHANNEL, last)
+    assert Request(chosen).names == chosen.feature_names
+    assert chosen.feature_names[-3:] == ("channel_other", "recent_1", "recent_2")
 
 
 def test_without_other_an_unknown_text_is_zero_everywhere() -> None:
