@@ -1,5 +1,9 @@
 """Merged rows in the changelog and for people, and what a partition does when a cap is met."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -173,3 +177,47 @@ def test_the_counts_that_caps_are_held_against_are_those_of_the_rows() -> None:
     assert np.count_nonzero(engine.rows_of(b"a")[:, rings.ARRIVAL] == merging.MERGED) > 10
     slide(engine, stage, [Row(b"a", 1, START + 20 * DAY_MS, 1, None)])
     assert (engine._ctl[rings.HELD_ROWS], engine._ctl[rings.HELD_KEYS]) == (engine.rows, engine.keys) == (1, 1)
+
+
+def test_a_stage_without_bounds_is_the_stage_it_was() -> None:
+    assert PLAIN.bounds is None
+    assert PLAIN.line_bytes == STAGE.line_bytes - 8 * merging.MERGED_WORDS
+    assert stopping(max_keys=5).fingerprint == compile_stage(shop(WANTED, 0, 0), 0).fingerprint
+
+
+def test_the_bounded_kernels_give_the_same_bits_as_plain_python() -> None:
+    program = (
+        "import hashlib, random\n"
+        "from support.featurestreams import arrivals, restored, save, shop, slide\n"
+        "from tidemill.domain.featurespec import FeatureSpec, StateLimits\n"
+        "from tidemill.features.core.definition import compile_stage\n"
+        "wanted = [dict(aggregate='std', field='amount', window=200000),\n"
+        "    dict(aggregate='label_rate', window=100000, delay=5000),\n"
+        "    dict(aggregate='min', field='amount', window=9)]\n"
+        "features = tuple(FeatureSpec(name=f'f{at}', **one) for at, one in enumerate(wanted))\n"
+        "limits = StateLimits(max_keys=3, max_bytes=4096, when_full='evict')\n"
+        "merged = dict(max_rows_per_key=16, bucket=4000)\n"
+        "stage = compile_stage(shop(features, 20000, 20000, merged, limits), 0)\n"
+        "rows, changelog = arrivals(random.Random(7), 300), {}\n"
+        "engine = restored(stage, {})\n"
+        "out, status = slide(engine, stage, rows)\n"
+        "save(engine, changelog)\n"
+        "merged_chunks = sum(key[-4] >= 128 for key in changelog)\n"
+        "again, _ = slide(restored(stage, changelog), stage, rows[-50:])\n"
+        "seen = out.tobytes() + again.tobytes() + status.tobytes() + repr(sorted(changelog.items())).encode()\n"
+        "print(hashlib.sha256(seen).hexdigest(), out.shape, merged_chunks, engine.take_evicted())\n"
+    )
+    answers = [
+        subprocess.run(
+            [sys.executable, "-W", "error::RuntimeWarning", "-c", program],
+            env={**os.environ, "NUMBA_DISABLE_JIT": disabled, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for disabled in ("0", "1")
+    ]
+    assert answers[0] == answers[1]
+    *_, merged_chunks, evicted = answers[0].split()
+    assert int(merged_chunks) > 0
+    assert int(evicted) > 0
