@@ -46,6 +46,12 @@ class StateCorrupt(TidemillError):
     exit_code = 6
 
 
+class StateFull(TidemillError):
+    """A cap on state is met and nothing may be forgotten for it. Nothing of the transaction was committed."""
+
+    exit_code = 7
+
+
 class RecordError(Exception):
     """One record is bad. Raised inside a core for a single record; it costs that record a dead letter, nothing else.
 

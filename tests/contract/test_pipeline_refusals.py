@@ -14,14 +14,25 @@ from ruamel.yaml import YAML
 
 from support.joinedpipeline import JOINED_TEXT
 from support.summaryrefusals import SUMMARY_RULES
-from tidemill.domain import derivedrules, featurerules, pipelinerules, sourcerules, streamrules, summaryrules
+from tidemill.domain import (
+    derivedrules,
+    featurerules,
+    pipelinerules,
+    sourcerules,
+    statebounds,
+    streamrules,
+    summaryrules,
+)
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import pipelinecontracts
 from tidemill.runtime.pipelinefile import Problem, load_pipeline, parse_pipeline, pipeline_text, problems
 from tidemill_schemas import pipeline_schema
 
 SHIPPED = pipeline_text("fraud")[0]
-RULE_MODULES = (pipelinerules, featurerules, derivedrules, summaryrules, sourcerules, streamrules, pipelinecontracts)
+RULE_MODULES = (
+    *(pipelinerules, featurerules, statebounds, derivedrules, summaryrules, sourcerules, streamrules),
+    pipelinecontracts,
+)
 
 # What is replaced in the shipped file, by what; the path of the mistake, and part of what is said.
 RULES: dict[str, tuple[str, str, str, str]] = {
@@ -96,6 +107,83 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     "window longer than the engine holds": (
         *("count, window: 30d}", "count, window: 4000d}", "features.stages.0.features.7"),
         "longer than 3650d",
+    ),
+    "window longer than events are kept": (
+        *("retention_ms: -1", "retention_ms: 1300000000", "features.stages.0.features.7.window"),
+        "'customer_count_30d' reaches back 2595600000 ms",
+    ),
+    "limits that limit nothing": (
+        *("allowed_lateness: 1h", "allowed_lateness: 1h\n  state_limits: {when_full: evict}", "features.state_limits"),
+        "say max_keys, max_bytes or both",
+    ),
+    "rows to merge into no cells": (
+        *("- entity: customer", "- max_rows_per_key: 100\n      entity: customer"),
+        *("features.stages.0.max_rows_per_key", "max_rows_per_key needs bucket"),
+    ),
+    "cells of no rows to merge": (
+        *("- entity: customer", "- bucket: 1h\n      entity: customer"),
+        *("features.stages.0.bucket", "bucket needs max_rows_per_key"),
+    ),
+    "cells too small": (
+        *("- entity: customer", "- max_rows_per_key: 100\n      bucket: 10ms\n      entity: customer"),
+        *("features.stages.0.bucket", "must be at least 1s"),
+    ),
+    "extreme of merged rows": (
+        *("mean, field: amount, window: 1d", "max, field: amount, window: {type: sliding, size: 30d, bucket: 1h}"),
+        *("features.stages.0.features.4.window.bucket", "looks at rows one by one"),
+    ),
+    "cells of the stage and of a window": (
+        "- entity: customer\n      features:",
+        "- max_rows_per_key: 100\n      bucket: 1h\n      entity: customer\n      features:\n"
+        "        - {name: x, aggregate: count, window: {type: sliding, size: 30d, bucket: 1h}}",
+        *("features.stages.0.features.0.window.bucket", "the stage has max_rows_per_key"),
+    ),
+    "cell as wide as its window": (
+        *("count, window: 30d}", "count, window: {type: sliding, size: 30d, bucket: 30d}}"),
+        *("features.stages.0.features.7.window.bucket", "shorter than size"),
+    ),
+    "rows that an exact window reaches": (
+        *("count, window: 7d}", "count, window: {type: sliding, size: 7d, bucket: 1h}}"),
+        *("features.stages.0.features.5.window.bucket", "as far as 'customer_count_30d', which is exact, looks back"),
+    ),
+    "rows that labels reach": (
+        "- entity: customer\n      features:",
+        "- max_rows_per_key: 100\n      bucket: 26d\n      entity: customer\n      features:",
+        *("features.stages.0.max_rows_per_key", "no row is ever merged: one settles 33d behind"),
+    ),
+    "rows that one extreme reaches": (
+        "- entity: customer\n      features:",
+        "- max_rows_per_key: 100\n      bucket: 1h\n      entity: customer\n      features:\n"
+        "        - {name: x, aggregate: max, field: amount, window: 30d}",
+        *("features.stages.0.max_rows_per_key", "as far as 'x', which is exact, looks back"),
+    ),
+    "one-hot of an unknown text": (
+        *("calendar: night", "one_hot: channel, values: [web]", "features.stages.0.features.2.one_hot"),
+        "unknown text 'channel'; the event's entities and categories are customer, terminal",
+    ),
+    "one-hot without values": (
+        *("calendar: night", "one_hot: terminal, other: true", "features.stages.0.features.2"),
+        "needs values",
+    ),
+    "one-hot with a value twice": (
+        *("calendar: night", "one_hot: terminal, values: [a, b, a]", "features.stages.0.features.2.values.2"),
+        "the value 'a' is named twice",
+    ),
+    "one-hot with two values of one column": (
+        *("calendar: night", "one_hot: terminal, values: [In store, b, in-store]"),
+        *("features.stages.0.features.2.values.2", "its column would be 'night_in_store', which another value has"),
+    ),
+    "one-hot with a value for which there is no name": (
+        *("calendar: night", "one_hot: terminal, values: [a, '!?']", "features.stages.0.features.2.values.1"),
+        "'!?' has no letter or digit",
+    ),
+    "one-hot with a value called other": (
+        *("calendar: night", "one_hot: terminal, values: [Other], other: true", "features.stages.0.features.2.other"),
+        "the column 'night_other' is that of a value already",
+    ),
+    "values of a calendar fact": (
+        *("calendar: night", "calendar: night, values: [a]", "features.stages.0.features.2.values"),
+        "values is for one_hot",
     ),
     "category twice": (
         *("  numbers:", "  categories: [channel, channel]\n  numbers:", "event.categories.1"),
@@ -335,6 +423,10 @@ STREAM_RULES: dict[str, tuple[str, str, str, str]] = {
     "stream with an entity twice": (
         *("entities: [customer, terminal]\n\n", "entities: [customer, customer]\n\n", "streams.logins.entities.1"),
         "named twice",
+    ),
+    "rows merged beside those of a stream": (
+        *("- entity: customer\n", "- entity: customer\n      max_rows_per_key: 64\n      bucket: 1h\n"),
+        *("features.stages.0.bucket", "the stage of 'customer' joins limits, logins, whose records may come late"),
     ),
     "stream without the key of the events": (
         *("entities: [customer, terminal]\n\n", "entities: [terminal]\n\n", "streams.logins.entities"),

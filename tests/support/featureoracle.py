@@ -89,9 +89,13 @@ class Oracle:
             return kernels.DUPLICATE, nothing
         if row.ts < key.newest - self._stage.lateness:
             return kernels.LATE, nothing
+        self._before(key, row)
         key.newest = max(key.newest, row.ts)
         key.events.append(row)
         return kernels.ACCEPTED, [answer for feature in self._features for answer in self._answers(key, row, feature)]
+
+    def _before(self, key: _Key, row: Row) -> None:
+        """An event was found good and is about to be put in."""
 
     def _join(self, key: _Key, row: Row, moment: int) -> int:
         horizon = key.newest - self._stage.retention

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from support.featureoracle import Row
-from tidemill.domain.featurespec import FeatureSpec, StageSpec
+from tidemill.domain.featurespec import FeatureSpec, StageSpec, StateLimits
 from tidemill.domain.pipeline import NumberField, Pipeline, StreamSpec
 from tidemill.domain.windows import MOST_HALF_LIVES, WINDOW_TYPES
 from tidemill.features.core import rings
@@ -115,9 +115,18 @@ def joined_lists(draw: st.DrawFn) -> tuple[FeatureSpec, ...]:
     return tuple(draw(st.permutations(wanted)))
 
 
-def shop(wanted: tuple[FeatureSpec, ...], lateness: int, label_lateness: int, pipeline: Pipeline = JOINED) -> Pipeline:
-    stage = StageSpec(entity="customer", features=wanted)
+def shop(
+    wanted: tuple[FeatureSpec, ...],
+    lateness: int,
+    label_lateness: int,
+    merged: dict[str, int] | None = None,
+    limits: StateLimits | None = None,
+    pipeline: Pipeline = JOINED,
+) -> Pipeline:
+    """`merged` has max_rows_per_key and bucket of the stage."""
+    stage = StageSpec.model_validate({"entity": "customer", "features": wanted, **(merged or {})})
     update = {"stages": (stage,), "allowed_lateness": lateness, "label_lateness": label_lateness}
+    update |= {"state_limits": limits}
     return pipeline.model_copy(update={"features": pipeline.features.model_copy(update=update)})
 
 

@@ -260,7 +260,7 @@ def _show(explanation: "PipelineExplanation", costs: Mapping[Any, str]) -> None:
         out.print(
             f"Memory a key: {stage.formula} bytes; {stage.example_bytes:,} at {stage.example_rows:,} rows. An event is "
             f"a row, its label another, and so is a record of a joined stream; all stay for {stage.retention}. "
-            f"Accepted up to {stage.lateness} late.\n"
+            f"Accepted up to {stage.lateness} late.{''.join(f' {said}' for said in stage.bounds)}\n"
         )
         if stage.summaries:
             out.print(_summaries(stage))

@@ -24,6 +24,8 @@ _TEXTS = frozenset({"distinct", "share"})
 _DECAYING = ("count", "sum", "mean")
 """Aggregates that a weight a row makes sense for."""
 
+_KINDS = ("calendar", "value", "one_hot", "aggregate", "expression")
+
 _OPTIONS = (("k", "last"), ("q", "quantile"), ("equals", "share"))
 """What is said for one aggregate only."""
 
@@ -69,23 +71,30 @@ def feature_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
             taken = next((name for name in feature.columns if name in names), None)
             if taken is not None:
                 yield Mistake((*path, "name"), f"a feature of {names[taken]!r} is called {taken!r} already")
-            if len(feature.columns[-1]) > LONGEST_NAME:
-                yield Mistake((*path, "name"), f"{feature.columns[-1]!r} is longer than {LONGEST_NAME} characters")
+            longest = max(feature.columns, key=len, default="")
+            if len(longest) > LONGEST_NAME:
+                yield Mistake((*path, "name"), f"{longest!r} is longer than {LONGEST_NAME} characters")
             names |= dict.fromkeys(feature.columns, stage.entity)
             yield from _feature(pipeline, feature, path)
 
 
 def _feature(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
     numbers = pipeline.event.numbers
-    kinds = [kind for kind in ("calendar", "value", "aggregate", "expression") if getattr(feature, kind) is not None]
+    kinds = [kind for kind in _KINDS if getattr(feature, kind) is not None]
     if len(kinds) != 1:
         said = "has " + " and ".join(kinds) if kinds else "has none of them"
         yield Mistake(
-            path, f"feature {feature.name!r} needs one of calendar, value, aggregate and expression, and {said}"
+            path, f"feature {feature.name!r} needs one of {', '.join(_KINDS[:-1])} and {_KINDS[-1]}, and {said}"
         )
         return
     if feature.value is not None and feature.value not in numbers:
         yield Mistake((*path, "value"), f"unknown field {feature.value!r}; event.numbers has {listed(numbers)}")
+    if feature.one_hot is not None:
+        yield from _one_hot(pipeline, feature, path)
+    else:
+        for name in ("values", "other"):
+            if getattr(feature, name):
+                yield Mistake((*path, name), f"{name} is for one_hot; {feature.name!r} has {kinds[0]}")
     if feature.aggregate is None:
         for name in ("field", "window", "delay", "where", "k", "q", "equals", "stream"):
             if getattr(feature, name):
@@ -102,7 +111,29 @@ def _feature(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[M
         yield from _where(subject, feature, path)
     yield from _options(feature, path)
     yield from _window(feature, path)
+    yield from _kept(pipeline, feature, path)
     yield from _delay(pipeline, feature, path)
+
+
+def _one_hot(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    texts, values = pipeline.event.texts, feature.values or ()
+    if feature.one_hot not in texts:
+        yield Mistake(
+            (*path, "one_hot"),
+            f"unknown text {feature.one_hot!r}; the event's entities and categories are {listed(texts)}",
+        )
+    if not values:
+        yield Mistake(path, f"one_hot of {feature.name!r} needs values: the texts that get a column, at least one")
+    for position, value in repeated(values):
+        yield Mistake((*path, "values", position), f"the value {value!r} is named twice")
+    for position, name in repeated(feature.columns):
+        if position == len(values):
+            yield Mistake((*path, "other"), f"the column {name!r} is that of a value already")
+        elif values[position] not in values[:position]:
+            yield Mistake((*path, "values", position), f"its column would be {name!r}, which another value has")
+    for position, value in enumerate(values):
+        if feature.columns[position] == f"{feature.name}_":
+            yield Mistake((*path, "values", position), f"{value!r} has no letter or digit that could name its column")
 
 
 def the_event(pipeline: Pipeline) -> Subject:
@@ -165,6 +196,18 @@ def _window(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
         yield Mistake(where, "label_rate needs a window of time: labels are no events, so they cannot be counted off")
     if feature.look_back > LONGEST_WINDOW_MS:
         yield Mistake(path, f"window and delay of {feature.name!r} together are longer than 3650d")
+
+
+def _kept(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
+    """A window that topics do not hold could never be computed again."""
+    retention = pipeline.topics.retention_ms
+    needed = feature.look_back + pipeline.features.allowed_lateness
+    if retention is not None and 0 <= retention < needed and feature.shape is not None:
+        yield Mistake(
+            (*path, "window"),
+            f"the window of {feature.name!r} reaches back {needed} ms, with delay and lateness, but events are kept "
+            f"for topics.retention_ms ({retention}) only; a backfill could not fill it",
+        )
 
 
 def _delay(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:

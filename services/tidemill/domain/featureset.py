@@ -8,24 +8,31 @@ import orjson
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline, StreamSpec
+from tidemill.domain.windows import SlidingWindow
 
-_OPTIONAL = ("where", "k", "q", "equals", "expression", "stream")
+_OPTIONAL = ("where", "k", "q", "equals", "expression", "stream", "one_hot", "values", "other")
+_OPTIONAL_OF_STAGES = ("max_rows_per_key", "bucket")
 """Left out of the document where they are not said, so that a feature that says none keeps its name."""
+
+_OPERATED = ("max_idle_ms", "idle_timeout", "state", "state_limits", "replaces")
 
 
 def feature_set_hash(pipeline: Pipeline) -> str:
     """12 hex digits over everything that decides the vector's values: names, windows, filters, lateness, version,
     scales; of streams that features join also how far they may lead.
 
-    `max_idle_ms`, `idle_timeout`, `state` and `replaces` are left out, as how long a stage waits, where it keeps rows
-    and where it begins change no definition, and so are summaries, which no vector holds. A duration and the sliding
-    window of it, and two spellings of a filter, are the same.
+    How long a stage waits, where it keeps rows and how many, and where it begins are left out, as they change no
+    definition, and so are summaries, which no vector holds. A duration and the sliding window of it, and two spellings
+    of a filter, are the same.
     """
-    left_out: dict[str, Any] = {"max_idle_ms": True, "idle_timeout": True, "state": True, "replaces": True}
+    left_out: dict[str, Any] = dict.fromkeys(_OPERATED, True)
     left_out["stages"] = {"__all__": {"summaries"}}
     features = pipeline.features.model_dump(mode="json", by_alias=True, exclude=left_out)
     for stage, written in zip(pipeline.features.stages, features["stages"], strict=True):
         written["features"] = [_document(feature) for feature in stage.features]
+        for name in _OPTIONAL_OF_STAGES:
+            if written[name] is None:
+                del written[name]
     scales = {name: number.scale for name, number in pipeline.event.numbers.items()}
     document: dict[str, Any] = {"features": features, "scales": scales}
     if joined := pipeline.streams_into(0):
@@ -41,10 +48,10 @@ def _stream(stream: StreamSpec) -> dict[str, Any]:
 def _document(feature: FeatureSpec) -> dict[str, Any]:
     document = feature.model_dump(mode="json", by_alias=True)
     for name in _OPTIONAL:
-        if document[name] is None:
+        if document[name] is None or document[name] is False:
             del document[name]
     if feature.where is not None:
         document["where"] = str(parse_filter(feature.where))
-    if isinstance(document["window"], dict) and document["window"]["type"] == "sliding":
-        document["window"] = document["window"]["size"]
+    if isinstance(feature.window, SlidingWindow) and feature.window.bucket is None:
+        document["window"] = feature.window.size
     return document

@@ -1,10 +1,11 @@
 """The feature section of the pipeline file: stages, and what each of their features is."""
 
+import re
 from typing import Literal
 
 from pydantic import Field
 
-from tidemill.domain.durations import DAY_MS, DurationMs, SignedMs
+from tidemill.domain.durations import DAY_MS, DurationMs, SignedMs, SpanMs
 from tidemill.domain.section import FieldName, Name, Section
 from tidemill.domain.summaryspec import SummarySpec
 from tidemill.domain.windows import SlidingWindow, Window, WindowSpec
@@ -28,8 +29,12 @@ Aggregate = Literal[
 
 
 class FeatureSpec(Section):
-    """One feature: a calendar fact, an event field, an expression over other features and number fields (language:
-    `expressions`), or an aggregate over a window of the key's events (`windows`).
+    """One feature: a calendar fact, an event field, a text field as columns of 0 and 1, an expression over other
+    features and number fields (language: `expressions`), or an aggregate over a window of the key's events (`windows`).
+
+    one_hot is a column for each of `values`, name_value, that is 1 where the event's text is that value, and with
+    `other` a last one, name_other, that is 1 where it is none of them. In a name, what is neither letter nor digit of
+    a value is an underscore, and letters are small.
 
     The window decides which events are looked at, `where` which of those the aggregate takes. With n of them:
 
@@ -64,6 +69,10 @@ class FeatureSpec(Section):
         None, description="such as log(amount / mean_7d), over features of this or an earlier stage and number fields"
     )
 
+    one_hot: FieldName | None = Field(None, description="the text field that is made columns of 0 and 1")
+    values: tuple[str, ...] | None = Field(None, description="the texts that one_hot has a column for, in this order")
+    other: bool = Field(False, description="one_hot has a last column for all other texts")
+
     @property
     def shape(self) -> Window | None:
         """The window with a plain duration spelt out; None where nothing is aggregated, or the duration is 0."""
@@ -79,9 +88,16 @@ class FeatureSpec(Section):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the vector's columns that this feature fills."""
+        if self.one_hot is not None:
+            known = [_in_a_name(value) for value in self.values or ()]
+            return tuple(f"{self.name}_{part}" for part in [*known, *(["other"] if self.other else [])])
         if self.k is None or self.k == 1:
             return (self.name,)
         return tuple(f"{self.name}_{number}" for number in range(1, self.k + 1))
+
+
+def _in_a_name(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 class StageSpec(Section):
@@ -89,7 +105,28 @@ class StageSpec(Section):
 
     entity: FieldName
     features: tuple[FeatureSpec, ...] = Field(min_length=1)
+    max_rows_per_key: int | None = Field(
+        None,
+        ge=16,
+        description="a key with more rows has its old ones merged into sums of cells as wide as bucket; windows of "
+        "sums (count, sum, mean, std, share, label_rate, ratio_to_mean) are then exact but for the cells at "
+        "their edges",
+    )
+    bucket: SpanMs | None = Field(None, description="for max_rows_per_key: cells at multiples of this since 1970 UTC")
     summaries: tuple[SummarySpec, ...] = ()
+
+
+class StateLimits(Section):
+    """What one partition of one stage may hold. Bytes are rows × row width + keys × line width, as `tidemill features
+    explain` shows both: what is held, not what the process takes."""
+
+    max_keys: int | None = Field(None, ge=2)
+    max_bytes: int | None = Field(None, ge=4_096)
+    when_full: Literal["stop", "evict"] = Field(
+        "stop",
+        description="stop: the service ends before what does not fit. evict: keys whose newest event is oldest are "
+        "forgotten, with their windows, and counted",
+    )
 
 
 class FeaturesSpec(Section):
@@ -113,6 +150,7 @@ class FeaturesSpec(Section):
         description="memory: no changelog is written, so windows begin empty after a restart, a rebalance or an "
         "aborted transaction, and features are too small until the longest window has passed",
     )
+    state_limits: StateLimits | None = Field(None, description="caps on what a partition of each stage holds")
     idle_timeout: DurationMs = Field(
         60_000,
         description="for summaries: a partition that had no event for so long, by the clock, gets a watermark record, "

@@ -255,6 +255,13 @@ class Pipeline(Section):
         """How old, by event time, a record may be when a service last needs it: to join labels, or to train."""
         return self.outcomes.maturity + max(self.features.label_lateness, self.retrain.train_window)
 
+    @property
+    def window_reach_ms(self) -> int:
+        """How far before an event the longest window of its features reaches, with delay and lateness: what a backfill
+        must find."""
+        features = [feature for stage in self.features.stages for feature in stage.features]
+        return max(feature.look_back for feature in features) + self.features.allowed_lateness
+
     def topic(self, role: str) -> str:
         """`events` → `fraud-events`; the roles are those of schemas/tidemill_schemas/topics/*.yaml.
 

@@ -20,10 +20,18 @@ MOST_HALF_LIVES = 1_000
 
 
 class SlidingWindow(Section):
-    """Events in (u − size, u]. A plain duration means the same."""
+    """Events in (u − size, u]. A plain duration means the same.
+
+    With a `bucket`, events so old that nothing beside them can change any more are kept as one sum a cell of it
+    (multiples of bucket since 1970). A cell counts at the time of its newest event: it counts whole if that lies in
+    the window, and not at all if it does not, so each edge is off by less than a bucket.
+    """
 
     type: Literal["sliding"]
     size: SpanMs
+    bucket: SpanMs | None = Field(
+        None, description="keep old events as sums of cells this wide; of several in a stage the smallest is taken"
+    )
 
     @property
     def reach(self) -> int:

@@ -54,6 +54,13 @@ FEATURES = (
         "growing without end: keys are not reused; shorten the windows or add instances",
     ),
     Declared(
+        "tidemill_features_evicted_keys_total",
+        "counter",
+        "keys",
+        "keys forgotten because a cap of features.state_limits was met",
+        "rising: windows of keys that come back are too small; raise the limit or add partitions and instances",
+    ),
+    Declared(
         "tidemill_features_state_bytes",
         "gauge",
         "bytes",
@@ -188,8 +195,9 @@ class StageMetrics:
     def answered(self, records: int) -> None:
         self._metrics.count("tidemill_features_answered_total", records)
 
-    def state(self, *, written: int, keys: int, memory_bytes: int) -> None:
+    def state(self, *, written: int, keys: int, evicted: int, memory_bytes: int) -> None:
         self._metrics.count("tidemill_features_state_records_total", written)
+        self._metrics.count("tidemill_features_evicted_keys_total", evicted)
         self._metrics.set("tidemill_features_state_keys", keys)
         self._metrics.set("tidemill_features_state_bytes", memory_bytes)
 

@@ -112,7 +112,8 @@ def _unit(spec: ServiceSpec, pipeline: Pipeline, stage: str, health: Health) -> 
     log.info("compiling kernels…", stage=stage)
     began = clock.monotonic()
     index = [one.entity for one in pipeline.features.stages].index(stage)
-    compile_kernels(rowwise=compile_stage(pipeline, index).tables.rowwise)
+    definition = compile_stage(pipeline, index)
+    compile_kernels(rowwise=definition.tables.rowwise, bounded=definition.bounds is not None)
     log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
     if pipeline.features.stages[index].summaries or pipeline.features.summaries_behind(index):
         stage_metrics, summary_metrics = StageMetrics(health.metrics), SummaryMetrics(health.metrics)

@@ -214,5 +214,6 @@ class KeyedStage:
         self._metrics.state(
             written=len(output.state),
             keys=sum(engine.keys for engine in engines),
+            evicted=sum(engine.take_evicted() for engine in engines),
             memory_bytes=sum(engine.memory_bytes for engine in engines),
         )

@@ -13,14 +13,16 @@ from pathlib import Path
 from tidemill.features.kernel_cache import prepare_cache
 
 
-def compile_kernels(*, rowwise: bool = True) -> None:
+def compile_kernels(*, rowwise: bool = True, bounded: bool = True) -> None:
     """Run each kernel once on a stage of its own; types are the same for every stage, so all are compiled then.
 
-    Without `rowwise` the variant for stages that look at rows one by one (`Tables.rowwise`) is left out.
+    Without `rowwise` the variants for stages that look at rows one by one (`Tables.rowwise`) are left out, without
+    `bounded` those for stages that merge rows or have a cap (`StageDefinition.bounds`).
     """
     import numpy as np
 
     from tidemill.features.core import rings, scan
+    from tidemill.features.core.bounds import Caps
     from tidemill.features.core.columns import Column, hash_texts
     from tidemill.features.core.definition import StageDefinition, Tables
     from tidemill.features.core.engine import WindowEngine
@@ -52,7 +54,9 @@ def compile_kernels(*, rowwise: bool = True) -> None:
     labels = np.array([-1, -1, 1, -1], np.int64)
     engine = WindowEngine(stage)
     walked = replace(stage.tables, walks=np.array([[scan.LAST_EVENTS, 0, 1, 10, -1]], np.int64))
-    for one in (WindowEngine(replace(stage, tables=walked)), engine)[0 if rowwise else 1 :]:
+    variants = [stage, replace(stage, tables=walked)] if rowwise else [stage]
+    variants += [replace(one, caps=Caps(keys=9, size=None, evict=False)) for one in variants if bounded]
+    for one in (engine, *map(WindowEngine, variants[1:])):
         one.slide(keys, times, hash_texts(["1", "2", "1", "3"]), labels, np.ones((4, 1), np.int64))
     saved = [(key, value) for key, value in engine.pack() if value is not None]
     WindowEngine(stage).restore(saved)

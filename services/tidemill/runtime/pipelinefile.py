@@ -14,6 +14,7 @@ from tidemill.domain.featurerules import feature_mistakes
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, structure_mistakes
 from tidemill.domain.sourcerules import source_mistakes
+from tidemill.domain.statebounds import bound_mistakes
 from tidemill.domain.streamrules import stream_mistakes
 from tidemill.domain.summaryrules import summary_mistakes
 from tidemill.errors import ConfigurationError
@@ -122,6 +123,7 @@ def _mistakes(pipeline: Pipeline) -> list[Mistake]:
     return [
         *structure_mistakes(pipeline),
         *feature_mistakes(pipeline),
+        *bound_mistakes(pipeline),
         *derived_mistakes(pipeline),
         *summary_mistakes(pipeline),
         *source_mistakes(pipeline),

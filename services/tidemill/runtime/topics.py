@@ -230,7 +230,8 @@ class _Expansion:
         retention = self.definition["retention"]
         if retention == "pipeline":
             said = self.pipeline.topics.retention_ms
-            retention = max(SHORTEST_RETENTION_MS, 2 * self.pipeline.look_back_ms) if said is None else said
+            needed = max(2 * self.pipeline.look_back_ms, self.pipeline.window_reach_ms)
+            retention = max(SHORTEST_RETENTION_MS, needed) if said is None else said
         configs = {name: str(value) for name, value in self.definition["config"].items()}
         return configs | {
             # Timestamps mean something here (event time, known-at); a broker must not overwrite them.

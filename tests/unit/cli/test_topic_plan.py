@@ -37,7 +37,7 @@ def test_a_pipeline_that_says_nothing_gets_four_partitions() -> None:
 def test_retention_covers_what_the_pipeline_looks_back_at_unless_it_says_otherwise() -> None:
     day = 86_400_000
     found = planned(changed(retention_ms=None))
-    assert found["fraud-events"].configs["retention.ms"] == str(2 * (7 + 7) * day)
+    assert found["fraud-events"].configs["retention.ms"] == str((30 + 7) * day + 3_600_000), "the longest window"
     assert found["fraud-decisions"].configs["retention.ms"] == "-1"
     assert planned(changed(retention_ms=30 * day))["fraud-dlq"].configs["retention.ms"] == str(30 * day)
 

@@ -10,11 +10,11 @@ import pytest
 from support.joinedpipeline import JOINED_FRAUD
 from tidemill.cli.__main__ import main
 from tidemill.domain.durations import format_duration_ms, parse_duration_ms
-from tidemill.domain.featurespec import FeatureSpec
+from tidemill.domain.featurespec import FeatureSpec, StateLimits
 from tidemill.features.core import rings
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import WindowEngine
-from tidemill.features.core.explanation import COSTS, explain, explain_feature, line_bytes, row_bytes
+from tidemill.features.core.explanation import COSTS, explain, explain_feature
 from tidemill.runtime.pipelinefile import load_pipeline
 
 FRAUD = load_pipeline("fraud")
@@ -100,8 +100,28 @@ def test_the_example_of_memory_is_what_the_engine_takes(rows: int) -> None:
     times = np.arange(rows, dtype=np.int64)
     engine.slide([b"k"] * rows, times, times, np.full(rows, rings.NOT_A_LABEL, np.int64), numbers)
     ring = int(engine._meta[0, rings.CAP])
-    assert (row_bytes(stage), line_bytes(stage)) == (engine._arena.strides[0], engine._meta.strides[0])
+    assert (stage.row_bytes, stage.line_bytes) == (engine._arena.strides[0], engine._meta.strides[0])
     assert explain(FRAUD, rows).stages[0].example_bytes == engine._meta.strides[0] + ring * engine._arena.strides[0]
+
+
+def test_what_is_bounded_is_said() -> None:
+    first, second = FRAUD.features.stages
+    limits = StateLimits(max_keys=1_000, max_bytes=5_000_000, when_full="evict")
+    stages = (first.model_copy(update={"max_rows_per_key": 50_000, "bucket": 3_600_000}), second)
+    update = {"stages": stages, "state_limits": limits}
+    explained = explain(FRAUD.model_copy(update={"features": FRAUD.features.model_copy(update=update)}), 1)
+    caps = "A partition holds up to 1,000 keys and 5,000,000 bytes; when it is full, the keys whose newest event is "
+    caps += "oldest are forgotten."
+    assert explained.stages[0].bounds == (
+        "Rows of a key with more than 50,000 rows older than 7d behind the key's newest are merged, one row a cell of "
+        "1h; a cell has the time of its newest event.",
+        caps,
+    )
+    assert explained.stages[1].bounds == (caps,)
+    said = {feature.name: feature.definition for feature in explained.stages[0].features}
+    assert said["customer_count_7d"].endswith("; where rows are merged, exact but for the cells of 1h at its edges")
+    assert "merged" not in said["weekend"]
+    assert explain(FRAUD, 1).stages[0].bounds == ()
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -148,5 +168,5 @@ def test_a_join_is_explained_by_the_records_of_its_stream() -> None:
 def test_the_memory_of_a_stage_with_joins_is_what_its_engine_takes() -> None:
     compiled = compile_stage(JOINED_FRAUD, 0)
     stage = explain(JOINED_FRAUD, 4).stages[0]
-    assert (stage.retention, stage.row_bytes) == (format_duration_ms(compiled.retention), row_bytes(compiled))
-    assert row_bytes(compiled) == 8 * (rings.PREFIX + rings.NUMBERS + len(compiled.kept))
+    assert (stage.retention, stage.row_bytes) == (format_duration_ms(compiled.retention), compiled.row_bytes)
+    assert compiled.row_bytes == 8 * (rings.PREFIX + rings.NUMBERS + len(compiled.kept))

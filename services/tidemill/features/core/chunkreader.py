@@ -7,12 +7,15 @@ from tidemill.features.core.chunks import (
     CHUNK_HEADER,
     CHUNK_ROWS,
     CHUNK_VERSION,
+    MERGED_CHUNKS,
+    WEIGHTS,
     WIDE_TIMES,
     WIDE_VALUES,
     Words,
     is_wide,
     mask_words,
 )
+from tidemill.features.core.merging import MERGED_FIRST, MERGED_NEXT, MERGED_SAVED, put_merged
 from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
@@ -32,6 +35,7 @@ from tidemill.features.core.rings import (
     STREAMS,
     TAIL,
     TS,
+    WEIGHT,
     Int64s,
     Integer,
     allocate,
@@ -58,13 +62,14 @@ def _shape(words: Words, start: Integer, end: Integer) -> tuple[Integer, Integer
     flags = (np.int64(words[start]) >> 8) & 0xF
     rows = ((np.int64(words[start]) >> 12) & 0xF) + 1
     columns = (np.int64(words[start]) >> 16) & 0xFFFF
-    row = (4 if flags & WIDE_TIMES else 3) + columns - 1
+    lowest = WEIGHT if flags & WEIGHTS else LABEL
+    row = (4 if flags & WIDE_TIMES else 3) + columns - lowest
     size = CHUNK_HEADER + (rows + 3) // 4
     if flags & WIDE_VALUES:
         size += mask_words(columns)
         if start + size > end:
             return rows, size
-        for column in range(LABEL, columns):
+        for column in range(lowest, columns):
             if is_wide(words, start + CHUNK_HEADER, column):
                 row += 1
     return rows, size + rows * row
@@ -112,9 +117,11 @@ def unpack(
     capacities: Int64s,
 ) -> None:
     """Rebuild rings from inspected records, given in ascending chunk order for each slot, by inserting their rows in
-    the order in which they first arrived. The arena has room for `capacities`; every slot begins blank."""
+    the order in which they first arrived; chunks of merged rows come first. The arena has room for `capacities`; every
+    slot begins blank."""
     columns = arena.shape[1] - PREFIX
     held = np.zeros(columns, np.int64)
+    merged_until = np.full(meta.shape[0], -0x7FFFFFFFFFFFFFFF, np.int64)
     for record in range(slots.shape[0]):
         at = starts[record]
         line = meta[slots[record]]
@@ -125,6 +132,11 @@ def unpack(
         if line[CAP] == 0:
             line[CAP] = capacities[slots[record]]
             line[BASE] = allocate(arena, ctl, line[CAP])
+        merged = (flags & WEIGHTS) != 0
+        lowest = WEIGHT if merged else LABEL
+        if merged and line[MERGED_NEXT] == 0:
+            line[MERGED_FIRST] = chunks[record] - MERGED_CHUNKS
+        elif not merged and line[SAVED] == 0:
             line[FIRST_CHUNK] = chunks[record]
         at += CHUNK_HEADER
         wide = np.int64(-1)
@@ -143,10 +155,22 @@ def unpack(
             identity = _read(words, at, True)
             at += 2
             arrival = (np.int64(words[arrivals + row // 4]) >> (8 * (row & 3))) & 0xFF
-            for column in range(LABEL, columns):
+            for column in range(lowest, columns):
                 two_words = bool(wide >= 0 and is_wide(words, wide, column))
-                held[column - LABEL] = _read(words, values, two_words)
+                held[column - lowest] = _read(words, values, two_words)
                 values += 2 if two_words else 1
+            if merged:
+                put_merged(arena, line, columns, ts, held)
+                line[MERGED_NEXT] = (chunks[record] - MERGED_CHUNKS) * CHUNK_ROWS + (arrival & 15) + 1
+                line[MERGED_SAVED] = line[MERGED_NEXT]
+                line[SEQUENCE] = 0
+                merged_until[slots[record]] = ts
+                continue
+            if ts <= merged_until[slots[record]]:
+                # Merged since its chunk was written.
+                line[SEQUENCE] = chunks[record] * CHUNK_ROWS + (arrival & 15) + 1
+                line[SAVED] = line[SEQUENCE]
+                continue
             base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
             line[SEQUENCE] = chunks[record] * CHUNK_ROWS + (arrival & 15)
             if arrival & 16:

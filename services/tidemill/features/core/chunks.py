@@ -8,12 +8,17 @@ chunk only, however far back in time it lands. A record never holds more than th
     word, or 2 with WIDE_TIMES) and the id hash (2); then per row a byte, arrival & 15 | label << 4 (a record of a
     second stream is a label here, told by its columns); then per row the values from column LABEL on (1 word each, or 2
     of a wide column). WEIGHT follows from the label bit.
+
+Merged rows (`merging`) have chunks of their own, whose numbers begin at MERGED_CHUNKS and whose values, with WEIGHTS,
+begin at column WEIGHT. A chunk of plain rows may still hold some that have been merged since: they are no newer than
+the newest merged row, which is how a reader knows them.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tidemill.features.core.merging import MERGED_FIRST, MERGED_NEXT, MERGED_SAVED, first_plain
 from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
@@ -28,6 +33,7 @@ from tidemill.features.core.rings import (
     SEQUENCE,
     TAIL,
     TS,
+    WEIGHT,
     Int64s,
     Integer,
     prefix_sum,
@@ -36,7 +42,8 @@ from tidemill.features.core.rings import (
 CHUNK_ROWS = 16
 CHUNK_HEADER = 4
 CHUNK_VERSION = 2
-WIDE_VALUES, WIDE_TIMES = 1, 2
+MERGED_CHUNKS = 1 << 31
+WIDE_VALUES, WIDE_TIMES, WEIGHTS = 1, 2, 4
 PACK_SLOT, PACK_CHUNK, PACK_START, PACK_END, PACK_WIDTH = 0, 1, 2, 3, 4
 
 Words = NDArray[np.uint32]
@@ -54,7 +61,9 @@ def is_wide(words: Words, mask: Integer, column: Integer) -> bool:
 
 
 @njit(cache=True)
-def pack_bounds(meta: Int64s, ctl: Int64s, dirty: Int64s, columns: Integer) -> tuple[Integer, Integer]:
+def pack_bounds(
+    meta: Int64s, ctl: Int64s, dirty: Int64s, columns: Integer, merging: Integer
+) -> tuple[Integer, Integer]:
     """(records, words) that `pack` may write at most."""
     records, chunks = 0, 0
     for index in range(ctl[DIRTY_COUNT]):
@@ -62,7 +71,11 @@ def pack_bounds(meta: Int64s, ctl: Int64s, dirty: Int64s, columns: Integer) -> t
         last = (line[SEQUENCE] - 1) // CHUNK_ROWS
         records += last - line[FIRST_CHUNK] + 1
         chunks += last - line[SAVED] // CHUNK_ROWS + 1
-    widest = CHUNK_HEADER + mask_words(columns) + CHUNK_ROWS * (4 + 2 * (columns - 1)) + CHUNK_ROWS // 4
+        if merging:
+            last = line[MERGED_NEXT] // CHUNK_ROWS
+            records += last - line[MERGED_FIRST] + 1
+            chunks += last - line[MERGED_SAVED] // CHUNK_ROWS + 1
+    widest = CHUNK_HEADER + mask_words(columns) + CHUNK_ROWS * (4 + 2 * columns) + CHUNK_ROWS // 4
     return records, chunks * widest
 
 
@@ -76,17 +89,8 @@ def _write(words: Words, at: Integer, value: Integer, wide: bool) -> Integer:
 
 
 @njit(cache=True)
-def _pack_chunk(
-    arena: Int64s,
-    line: Int64s,
-    columns: Integer,
-    chunk: Integer,
-    fingerprint: Integer,
-    places: Int64s,
-    words: Words,
-    at: Integer,
-) -> Integer:
-    """Write the live rows of one chunk in arrival order; returns the end, which is `at` when none is live."""
+def _find(arena: Int64s, line: Int64s, chunk: Integer, places: Int64s) -> Integer:
+    """Set `places` to the positions of the live rows of one chunk in arrival order, −1 where none lives; how many."""
     base, mask = line[BASE], line[CAP] - 1
     first = chunk * CHUNK_ROWS
     wanted = min(line[SEQUENCE] - first, CHUNK_ROWS)
@@ -99,9 +103,37 @@ def _pack_chunk(
             places[within] = position
             rows += 1
         position -= 1
-    if rows == 0:
-        return at
-    flags = 0
+    return rows
+
+
+@njit(cache=True)
+def _find_merged(line: Int64s, chunk: Integer, plain: Integer, places: Int64s) -> Integer:
+    """The same for a chunk of merged rows, which end before position `plain`."""
+    places[:] = -1
+    rows = 0
+    for within in range(CHUNK_ROWS):
+        behind = line[MERGED_NEXT] - (chunk * CHUNK_ROWS + within)
+        if 0 < behind <= plain - line[TAIL]:
+            places[within] = plain - behind
+            rows += 1
+    return rows
+
+
+@njit(cache=True)
+def _write_rows(
+    arena: Int64s,
+    line: Int64s,
+    columns: Integer,
+    lowest: Integer,
+    fingerprint: Integer,
+    places: Int64s,
+    rows: Integer,
+    words: Words,
+    at: Integer,
+) -> Integer:
+    """Write the `rows` rows at `places` with their values from column `lowest` on; returns the end."""
+    base, mask = line[BASE], line[CAP] - 1
+    flags = WEIGHTS if lowest == WEIGHT else 0
     wide = at + CHUNK_HEADER
     for word in range(mask_words(columns)):
         words[wide + word] = np.uint32(0)
@@ -114,7 +146,7 @@ def _pack_chunk(
         ts = arena[base + (position & mask), TS]
         origin = min(origin, ts)
         latest = max(latest, ts)
-        for column in range(LABEL, columns):
+        for column in range(lowest, columns):
             value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
             if value > 0x7FFFFFFF or value < -0x80000000:
                 flags |= WIDE_VALUES
@@ -146,7 +178,7 @@ def _pack_chunk(
             words[arrivals] = np.uint32(packed)
             arrivals += 1
             packed = 0
-        for column in range(LABEL, columns):
+        for column in range(lowest, columns):
             value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
             if wide < 0:
                 words[values] = np.uint32(value & 0xFFFFFFFF)
@@ -157,13 +189,85 @@ def _pack_chunk(
 
 
 @njit(cache=True)
+def _lowest_arrival(arena: Int64s, line: Int64s, start: Integer, lateness: Integer) -> Integer:
+    """The lowest sequence number among the rows from `start` on."""
+    base, mask = line[BASE], line[CAP] - 1
+    lowest = line[SEQUENCE]
+    # What came before an event is no newer than it, but for the lateness: no need to look further than that.
+    furthest = np.int64(0x7FFFFFFFFFFFFFFF)
+    for position in range(start, line[HEAD]):
+        place = base + (position & mask)
+        if arena[place, TS] > furthest:
+            break
+        arrival = arena[place, ARRIVAL]
+        if (arrival >> 1) < lowest:
+            lowest = arrival >> 1
+            if (arrival & 1) == 0:
+                furthest = arena[place, TS] + lateness
+    return lowest
+
+
+@njit(cache=True)
+def _name(records: Int64s, written: Integer, slot: Integer, chunk: Integer, start: Integer, end: Integer) -> Integer:
+    records[written, PACK_SLOT] = slot
+    records[written, PACK_CHUNK] = chunk
+    records[written, PACK_START] = start
+    records[written, PACK_END] = end
+    return written + 1
+
+
+@njit(cache=True)
+def _pack_merged(
+    arena: Int64s,
+    line: Int64s,
+    slot: Integer,
+    fingerprint: Integer,
+    places: Int64s,
+    records: Int64s,
+    written: Integer,
+    words: Words,
+    at: Integer,
+) -> tuple[Integer, Integer]:
+    """Chunks of merged rows that changed or went; returns (lines of `records`, words) written so far."""
+    plain = first_plain(arena, line)
+    alive = line[MERGED_NEXT] - (plain - line[TAIL])
+    if plain == line[TAIL] and line[MERGED_NEXT] % CHUNK_ROWS != 0:
+        # None is left: the next one begins a chunk, so that the last chunk can be deleted now.
+        line[MERGED_NEXT] += CHUNK_ROWS - line[MERGED_NEXT] % CHUNK_ROWS
+        alive = line[MERGED_NEXT]
+    first = alive // CHUNK_ROWS
+    saved = line[MERGED_SAVED]
+    for chunk in range(line[MERGED_FIRST], min(first, (saved + CHUNK_ROWS - 1) // CHUNK_ROWS)):
+        written = _name(records, written, slot, MERGED_CHUNKS + chunk, at, at)
+    line[MERGED_FIRST] = first
+    if line[MERGED_NEXT] > saved:
+        columns = arena.shape[1] - PREFIX
+        for chunk in range(max(first, saved // CHUNK_ROWS), (line[MERGED_NEXT] - 1) // CHUNK_ROWS + 1):
+            rows = _find_merged(line, chunk, plain, places)
+            end = _write_rows(arena, line, columns, WEIGHT, fingerprint, places, rows, words, at)
+            written = _name(records, written, slot, MERGED_CHUNKS + chunk, at, end)
+            at = end
+    line[MERGED_SAVED] = line[MERGED_NEXT]
+    return written, at
+
+
+@njit(cache=True)
 def pack(
-    arena: Int64s, meta: Int64s, ctl: Int64s, dirty: Int64s, fingerprint: Integer, records: Int64s, words: Words
+    arena: Int64s,
+    meta: Int64s,
+    ctl: Int64s,
+    dirty: Int64s,
+    fingerprint: Integer,
+    lateness: Integer,
+    merging: Integer,
+    records: Int64s,
+    words: Words,
 ) -> Integer:
-    """Write the chunks that changed since the last call, and name those whose rows have all expired.
+    """Write the chunks that changed since the last call, and name those whose rows have all expired or been merged.
 
     A line of `records` is (slot, chunk, start, end) in words; start = end is a chunk to delete. Clears the dirty list
-    and returns the number of lines. The caller sizes both buffers by `pack_bounds`.
+    and returns the number of lines. The caller sizes both buffers by `pack_bounds`. `merging` is 1 where the stage
+    merges rows, else 0.
     """
     columns = arena.shape[1] - PREFIX
     places = np.empty(CHUNK_ROWS, np.int64)
@@ -175,26 +279,18 @@ def pack(
         last = (line[SEQUENCE] - 1) // CHUNK_ROWS
         if line[SAVED] % CHUNK_ROWS == 0 or last > oldest:
             # A chunk was opened: the moment to look for the ones that nothing lives in any more.
-            base, mask = line[BASE], line[CAP] - 1
-            lowest = line[SEQUENCE]
-            for position in range(line[TAIL], line[HEAD]):
-                lowest = min(lowest, arena[base + (position & mask), ARRIVAL] >> 1)
-            alive = lowest // CHUNK_ROWS
+            start = first_plain(arena, line) if merging else line[TAIL]
+            alive = _lowest_arrival(arena, line, start, lateness) // CHUNK_ROWS
             for chunk in range(line[FIRST_CHUNK], min(alive, oldest + 1)):
-                records[written, PACK_SLOT] = slot
-                records[written, PACK_CHUNK] = chunk
-                records[written, PACK_START] = at
-                records[written, PACK_END] = at
-                written += 1
+                written = _name(records, written, slot, chunk, at, at)
             line[FIRST_CHUNK] = alive
             oldest = max(oldest, alive)
+        if merging:
+            written, at = _pack_merged(arena, line, slot, fingerprint, places, records, written, words, at)
         for chunk in range(oldest, last + 1):
-            end = _pack_chunk(arena, line, columns, chunk, fingerprint, places, words, at)
-            records[written, PACK_SLOT] = slot
-            records[written, PACK_CHUNK] = chunk
-            records[written, PACK_START] = at
-            records[written, PACK_END] = end
-            written += 1
+            rows = _find(arena, line, chunk, places)
+            end = _write_rows(arena, line, columns, LABEL, fingerprint, places, rows, words, at) if rows > 0 else at
+            written = _name(records, written, slot, chunk, at, end)
             at = end
         line[SAVED] = line[SEQUENCE]
     ctl[DIRTY_COUNT] = 0

@@ -43,6 +43,8 @@ class Columns:
     numbers: Int64s
     """int64[n, kept]: what each row contributes to the value columns of the engine."""
     next_keys: list[bytes]
+    texts: dict[str, list[str]]
+    """The text fields that become columns of 0 and 1, as they came; a label's may be empty."""
     earlier: NDArray[np.float64]
     """float64[n, earlier features]: what earlier stages made, NaN where null; no columns if nothing reads them."""
     faults: list[tuple[int, str]]
@@ -90,6 +92,7 @@ class StageCodec:
         self._field_scales = np.array([number.scale for number in bounds], np.float64)
         self._least = np.array([number.min for number in bounds], np.float64)
         self._largest = np.array([number.max for number in bounds], np.float64)
+        self._shown = {one.field for one in definition.one_hots}
         self._texts = [(name, attrgetter(attribute)) for name, attribute in texts.items()]
 
     def decode(self, values: Sequence[bytes | None]) -> Columns:
@@ -130,6 +133,7 @@ class StageCodec:
             labels=labels,
             raw=raw,
             numbers=self._contributions(rows, raw),
+            texts={name: [text(row) or "" for row in rows] for name, text in self._texts if name in self._shown},
             next_keys=[row.next_key.encode() for row in rows],
             earlier=earlier,
             faults=faults,
@@ -210,6 +214,11 @@ class StageCodec:
                 out[:, at] = (columns.times // DAY_MS + 3) % 7 >= 5
             else:
                 out[:, at] = columns.times // _HOUR_MS % 24 <= 6
+        for one in stage.one_hots:
+            places = dict(zip(one.values, range(len(one.values)), strict=True))
+            found = np.array([places.get(text, len(places)) for text in columns.texts[one.field]], np.int64)
+            for place in range(len(places) + one.other):
+                out[:, one.column + place] = found == place
         if stage.derived:
             self._derive(columns, out)
         return out

@@ -14,6 +14,7 @@ from tidemill.domain.expressions import names as expression_names
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.statebounds import Merging, lateness_of, lead_of, merging_of, retention_of
 from tidemill.domain.windows import (
     CountWindow,
     DecayWindow,
@@ -23,7 +24,8 @@ from tidemill.domain.windows import (
     TumblingWindow,
     Window,
 )
-from tidemill.features.core import kernels, scan
+from tidemill.features.core import kernels, merging, scan
+from tidemill.features.core.bounds import Caps, bounds_table
 from tidemill.features.core.columns import (
     Column,
     Conditions,
@@ -34,7 +36,7 @@ from tidemill.features.core.columns import (
     ordered,
     text_condition,
 )
-from tidemill.features.core.rings import LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
+from tidemill.features.core.rings import FIXED, LABEL, NUMBERS, PREFIX, WEIGHT, Int64s
 from tidemill.features.core.summarydefinition import compile_summaries
 
 _SUMMED = {
@@ -56,6 +58,7 @@ _SCANNED = {
 _DECAYED = {"count": scan.OP_DECAYED_COUNT, "sum": scan.OP_DECAYED_SUM, "mean": scan.OP_DECAYED_MEAN}
 
 _MILLION = 1_000_000
+_WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,16 @@ class Tables:
     def rowwise(self) -> bool:
         """Whether anything looks at rows one by one (`scan`)."""
         return len(self.walks) + len(self.scans) > 0
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Matrix columns from `column` on: 1 where the text `field` is `values[i]`, then with `other` where it is none."""
+
+    column: int
+    field: str
+    values: tuple[str, ...]
+    other: bool
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class StageDefinition:
     """Number fields that `kept` is made from, and `scales` theirs."""
     scales: tuple[int, ...]
     texts: tuple[str, ...]
-    """Text fields that `kept` and `summarized` are made from."""
+    """Text fields that `kept`, `summarized` and `one_hots` are made from."""
     tables: Tables
     lateness: int
     retention: int
@@ -113,6 +126,9 @@ class StageDefinition:
     """(stream, number field, scale) of what `kept` holds of them."""
     lead: int = 0
     """A stream's record moves its key's time as an event so much older would."""
+    one_hots: tuple[OneHot, ...] = ()
+    merging: Merging | None = None
+    caps: Caps | None = None
 
     @property
     def columns(self) -> int:
@@ -130,11 +146,31 @@ class StageDefinition:
         return tuple(dict.fromkeys((*read, *fields_of(self.summarized, texts=False))))
 
     @property
+    def row_bytes(self) -> int:
+        """An event is a row, and its label, once known, another."""
+        return _WORD_BYTES * (PREFIX + self.columns)
+
+    @property
+    def line_bytes(self) -> int:
+        """What a key costs beside its rows."""
+        words = FIXED + self.columns + len(self.tables.edges)
+        return _WORD_BYTES * (words + (merging.MERGED_WORDS if self.merging else 0))
+
+    @property
+    def bounds(self) -> Int64s | None:
+        """What the kernels read of `merging` and `caps`."""
+        return bounds_table(self.merging, self.caps, self.row_bytes, self.line_bytes)
+
+    @property
     def fingerprint(self) -> int:
         """32 bits over what the rows of a changelog mean; rows of another fingerprint cannot be continued."""
         meaning = [PREFIX, self.entity, list(map(repr, self.kept)), self.numbers, self.scales]
-        joined = [self.stream_scales, self.lead] if self.streams else []
-        return zlib.crc32(orjson.dumps([*meaning, self.retention, self.lateness, *joined]))
+        meaning += [self.retention, self.lateness]
+        if self.streams:
+            meaning += [self.stream_scales, self.lead]
+        if self.merging is not None:
+            meaning += [self.merging.bucket, self.merging.settled_after]
+        return zlib.crc32(orjson.dumps(meaning))
 
 
 class _Compiler:
@@ -252,15 +288,10 @@ def _table(lines: Sequence[tuple[int, ...]], width: int) -> Int64s:
 def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     """Compile stage `index`. Assumes a validated pipeline (fields that exist, windows where an aggregate needs one).
 
-    A row is kept for the longest look-back plus the lateness of events, and at least until its label may come; for as
-    long as a duplicate of it could reach a summary that is corrected; and where streams are joined, for their lead
-    more: a key that has only a stream's record seems so much older than it is.
-    Lateness is judged in the first stage. A later stage sees a key's events out of order whenever two primary keys
-    are, so it takes whatever is no older than a label may be.
+    How long rows are kept, and what is merged, is said in `domain.statebounds`.
     """
     features = pipeline.features
     stage = features.stages[index]
-    late = features.allowed_lateness if index == 0 else max(features.allowed_lateness, features.label_lateness)
     streams = pipeline.streams_of(index)
     scales = {
         name: {field: number.scale for field, number in pipeline.fields_of(name).numbers.items()}
@@ -275,10 +306,13 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
     kept = tuple(compiler.kept)
     summarized = compile_summaries(pipeline, index).columns
     numbers = fields_of(kept, texts=False)
-    lead = max((pipeline.streams[name].max_lead for name in streams), default=0)
-    kept_for = [summary.corrected_within for summary in stage.summaries]
-    look_backs = [feature.look_back for feature in windowed]
-    retention = max([features.label_lateness, *look_backs, *kept_for]) + late + lead
+    retention = retention_of(pipeline, index)
+    limits = features.state_limits
+    one_hots = tuple(
+        OneHot(names.index(feature.columns[0]), feature.one_hot, feature.values or (), feature.other)
+        for feature in stage.features
+        if feature.one_hot is not None
+    )
     derived = evaluation_order(stage)
     before = tuple(name for one in features.stages[:index] for feature in one.features for name in feature.columns)
     read = {(feature, name.name) for feature, tree in derived for name in expression_names(tree)}
@@ -295,9 +329,9 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
         kept=kept,
         numbers=numbers,
         scales=tuple(pipeline.event.numbers[name].scale for name in numbers),
-        texts=fields_of((*kept, *summarized), texts=True),
+        texts=tuple(dict.fromkeys((*fields_of((*kept, *summarized), texts=True), *(one.field for one in one_hots)))),
         tables=tables,
-        lateness=late,
+        lateness=lateness_of(features, index),
         retention=retention,
         expiry_grid=max(60_000, min(DAY_MS, retention // 4)),
         derived=tuple((names.index(name), tree) for name, tree in derived),
@@ -310,5 +344,8 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
             for name in streams
             for field in fields_of(kept, texts=False, stream=name)
         ),
-        lead=lead,
+        lead=lead_of(pipeline, index),
+        one_hots=one_hots,
+        merging=merging_of(features, index),
+        caps=Caps(limits.max_keys, limits.max_bytes, limits.when_full == "evict") if limits else None,
     )

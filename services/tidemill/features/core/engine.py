@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import StateCorrupt
-from tidemill.features.core import chunkreader, chunks, kernels, rings, sketches
+from tidemill.features.core import bounds, chunkreader, chunks, kernels, merging, rings, sketches
 from tidemill.features.core.definition import StageDefinition
 from tidemill.features.core.rings import Int64s
 
@@ -40,7 +40,9 @@ class WindowEngine:
         self._limits[rings.LEAD] = definition.lead
         self._limits[rings.STREAMS] = len(definition.streams)
         self._tables = definition.tables
-        self._line = rings.FIXED + definition.columns + self._tables.edges.shape[0]
+        self._line = definition.line_bytes // 8
+        self._bounds = definition.bounds
+        self._merging = int(definition.merging is not None)
         tables = self._tables
         self._walks: Int64s | None = tables.walks if tables.rowwise else None
         self._scans: Int64s | None = tables.scans if tables.rowwise else None
@@ -58,6 +60,12 @@ class WindowEngine:
         self._free: list[int] = []
         self._gone: list[tuple[bytes, None]] = []
         self._newest = _NOTHING_SEEN
+        self._evicted = 0
+
+    def take_evicted(self) -> int:
+        """Keys forgotten because a cap was met, since the last call."""
+        evicted, self._evicted = self._evicted, 0
+        return evicted
 
     @property
     def keys(self) -> int:
@@ -152,6 +160,7 @@ class WindowEngine:
                     self._scans,
                     tables.gates,
                     self._limits,
+                    self._bounds,
                     self._scratch,
                     slots,
                     times[part],
@@ -164,7 +173,11 @@ class WindowEngine:
                 )
                 if reached == slots.shape[0]:
                     return
-                if not self._tidy_arena():
+                if self._ctl[rings.FULL]:
+                    self._evict()
+                    # Rows to come may be of a key that is no more.
+                    slots[reached:] = self._look_up(keys[part][reached:], labels[part][reached:])
+                elif not self._tidy_arena():
                     self._widen_arena(2 * self._arena.shape[0])
 
     def _look_up(self, keys: Sequence[bytes], labels: Int64s) -> Int64s:
@@ -230,15 +243,33 @@ class WindowEngine:
 
     def _expire(self, point: int) -> None:
         """Forget the keys that no event at or after `point` can look back to."""
-        slots = rings.expired(self._meta, len(self._names), point - self._definition.retention)
+        self._forget(rings.expired(self._meta, len(self._names), point - self._definition.retention))
+
+    def _evict(self) -> None:
+        """Make room for a row that would pass a cap. Raises StateFull where nothing may be forgotten."""
+        caps, self._ctl[rings.FULL] = self._definition.caps, 0
+        if caps is None or not caps.evict:
+            assert self._bounds is not None
+            raise bounds.full(self._definition.entity, caps, self._ctl, self._bounds)
+        slots = bounds.oldest_keys(self._meta, self._names)
+        self._evicted += len(slots)
+        self._forget(slots)
+
+    def _forget(self, slots: Int64s) -> None:
         for slot in slots.tolist():
             key = self._names[slot]
             line = self._meta[slot]
             for chunk in range(line[rings.FIRST_CHUNK], -(-int(line[rings.SAVED]) // chunks.CHUNK_ROWS)):
                 self._gone.append((key + chunk.to_bytes(CHUNK_SUFFIX, "big"), None))
+            if self._merging:
+                end = -(-int(line[merging.MERGED_SAVED]) // chunks.CHUNK_ROWS)
+                for chunk in range(line[merging.MERGED_FIRST] + chunks.MERGED_CHUNKS, end + chunks.MERGED_CHUNKS):
+                    self._gone.append((key + chunk.to_bytes(CHUNK_SUFFIX, "big"), None))
             del self._slots[key]
             self._free.append(slot)
         rings.forget(self._arena, self._meta, self._ctl, self._dirty, slots)
+        if self._bounds is not None:
+            bounds.count_held(self._meta, self._ctl)
 
     def pack(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog entries since the last call: chunks that changed, and None for those that are no more.
@@ -256,12 +287,21 @@ class WindowEngine:
         self._gone.clear()
         if self._ctl[rings.DIRTY_COUNT] == 0:
             return entries
-        records, words = chunks.pack_bounds(self._meta, self._ctl, self._dirty, self._definition.columns)
+        stage = self._definition
+        records, words = chunks.pack_bounds(self._meta, self._ctl, self._dirty, stage.columns, self._merging)
         table = np.empty((records, chunks.PACK_WIDTH), np.int64)
         buffer = np.empty(words, np.uint32)
         with _wrapping():
             count = chunks.pack(
-                self._arena, self._meta, self._ctl, self._dirty, self._definition.fingerprint, table, buffer
+                self._arena,
+                self._meta,
+                self._ctl,
+                self._dirty,
+                stage.fingerprint,
+                stage.lateness,
+                self._merging,
+                table,
+                buffer,
             )
         lines = table[:count]
         data = buffer[: lines[-1, chunks.PACK_END]].astype("<u4", copy=False).tobytes()
@@ -277,7 +317,7 @@ class WindowEngine:
         Raises StateCorrupt where an entry was not written by this definition of the stage.
         """
         self._clear()
-        ordered = sorted(entries)
+        ordered = sorted(entries, key=_merged_first) if self._merging else sorted(entries)
         if not ordered:
             return
         for key, value in ordered:
@@ -307,6 +347,8 @@ class WindowEngine:
                 self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities
             )
         self._newest = int(self._meta[: len(self._names), rings.NEWEST].max())
+        if self._bounds is not None:
+            bounds.count_held(self._meta, self._ctl)
 
     def _corrupt(self, key: bytes, fault: str) -> StateCorrupt:
         stage = self._definition
@@ -314,3 +356,9 @@ class WindowEngine:
             f"changelog entry {key!r} of stage {stage.entity} {fault}",
             hint="windows, filters, lateness or scales changed: raise features.version and say which one it replaces",
         )
+
+
+def _merged_first(entry: tuple[bytes, bytes]) -> tuple[bytes, bool, bytes]:
+    """The chunks of a key in the order in which they are read: merged rows are older than all others."""
+    key, number = entry[0][:-CHUNK_SUFFIX], entry[0][-CHUNK_SUFFIX:]
+    return key, number[:1] < b"\x80", number

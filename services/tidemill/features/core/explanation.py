@@ -4,7 +4,7 @@ A new kind of feature is described in one of three places: `_CALENDAR`, `_interv
 `_AGGREGATES` (what is computed over it, when it is null, what it costs).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from tidemill.domain.durations import format_duration_ms
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.pipeline import Pipeline
+from tidemill.domain.statebounds import Merging, bucket_of, merging_of, of_sums
 from tidemill.domain.windows import (
     CountWindow,
     DecayWindow,
@@ -22,7 +23,7 @@ from tidemill.domain.windows import (
     Window,
 )
 from tidemill.features.core import rings
-from tidemill.features.core.definition import StageDefinition, compile_stage
+from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.summaryexplanation import SummaryExplanation, explain_summaries
 
 Cost = Literal["field", "calendar", "expression", "prefix sums", "ends", "walk"]
@@ -38,7 +39,6 @@ COSTS: Mapping[Cost, str] = {
 """Classes of work an event costs, cheapest first."""
 
 NEVER_NULL = "never null"
-_WORD_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class FeatureExplanation:
 
 @dataclass(frozen=True, slots=True)
 class StageExplanation:
-    """What a stage holds for each key: `memory_bytes` is exact for `example_rows` rows, `formula` for any number."""
+    """What a stage holds for each key: `example_bytes` is exact for `example_rows` rows, `formula` for any number.
+    `bounds` says what is merged and where a partition is full; empty where nothing is bounded."""
 
     entity: str
     lateness: str
@@ -65,6 +66,7 @@ class StageExplanation:
     formula: str
     example_rows: int
     example_bytes: int
+    bounds: tuple[str, ...]
     features: tuple[FeatureExplanation, ...]
     summaries: tuple[SummaryExplanation, ...] = ()
 
@@ -162,7 +164,7 @@ def explain(pipeline: Pipeline, example_rows: int) -> PipelineExplanation:
     stages = []
     for index, stage in enumerate(pipeline.features.stages):
         compiled = compile_stage(pipeline, index)
-        row, line = row_bytes(compiled), line_bytes(compiled)
+        row, line = compiled.row_bytes, compiled.line_bytes
         stages.append(
             StageExplanation(
                 entity=stage.entity,
@@ -173,6 +175,7 @@ def explain(pipeline: Pipeline, example_rows: int) -> PipelineExplanation:
                 formula=f"{line} + {row} × rows rounded up to a power of two, at least {rings.SMALLEST_RING}",
                 example_rows=example_rows,
                 example_bytes=line + row * _ring(example_rows),
+                bounds=tuple(_bounds(pipeline, index)),
                 features=tuple(explain_feature(pipeline, stage.entity, feature) for feature in stage.features),
                 summaries=explain_summaries(pipeline, index),
             )
@@ -186,6 +189,12 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
         return FeatureExplanation(feature.name, entity, _CALENDAR[feature.calendar], "", NEVER_NULL, "calendar")
     if feature.value is not None:
         definition = f"the event's {feature.value} as it came"
+        return FeatureExplanation(feature.name, entity, definition, "", NEVER_NULL, "field")
+    if feature.one_hot is not None:
+        named = zip(feature.columns, feature.values or (), strict=False)
+        shown = [f"1 in {name} if it is {text!r}" for name, text in named]
+        shown += [f"1 in {feature.columns[-1]} if it is none of them"] if feature.other else []
+        definition = f"the event's {feature.one_hot}: {', '.join(shown)}; else 0"
         return FeatureExplanation(feature.name, entity, definition, "", NEVER_NULL, "field")
     if feature.expression is not None:
         null = "null where an input is null, or beyond a function's domain (x ÷ 0, log of 0 or less)"
@@ -207,19 +216,32 @@ def explain_feature(pipeline: Pipeline, entity: str, feature: FeatureSpec) -> Fe
         q=feature.q,
         equals=feature.equals,
     )
+    merging = merging_of(pipeline.features, [stage.entity for stage in pipeline.features.stages].index(entity))
+    if merging is not None and _may_be_merged(feature, merging):
+        cell = format_duration_ms(merging.bucket)
+        definition += f"; where rows are merged, exact but for the cells of {cell} at its edges"
     walks = isinstance(feature.shape, SessionWindow | CountWindow | DecayWindow)
     cost: Cost = "walk" if walks else aggregate.cost
     return FeatureExplanation(feature.name, entity, definition, interval, null, cost)
 
 
-def row_bytes(stage: StageDefinition) -> int:
-    """An event is a row, and its label, once known, another; a record of a joined stream is one as well."""
-    return _WORD_BYTES * (rings.PREFIX + stage.columns)
+def _may_be_merged(feature: FeatureSpec, merging: Merging) -> bool:
+    return of_sums(feature) if merging.max_rows else bucket_of(feature) is not None
 
 
-def line_bytes(stage: StageDefinition) -> int:
-    """What a key costs beside its rows."""
-    return _WORD_BYTES * (rings.FIXED + stage.columns + len(stage.tables.edges))
+def _bounds(pipeline: Pipeline, index: int) -> Iterator[str]:
+    """One sentence each."""
+    merging, limits = merging_of(pipeline.features, index), pipeline.features.state_limits
+    if merging is not None:
+        of = f" of a key with more than {merging.max_rows:,} rows" if merging.max_rows else ""
+        yield (
+            f"Rows{of} older than {format_duration_ms(merging.settled_after)} behind the key's newest are merged, one "
+            f"row a cell of {format_duration_ms(merging.bucket)}; a cell has the time of its newest event."
+        )
+    if limits is not None:
+        caps = [f"{most:,} {what}" for most, what in ((limits.max_keys, "keys"), (limits.max_bytes, "bytes")) if most]
+        full = {"stop": "the service stops", "evict": "the keys whose newest event is oldest are forgotten"}
+        yield f"A partition holds up to {' and '.join(caps)}; when it is full, {full[limits.when_full]}."
 
 
 def _ring(rows: int) -> int:

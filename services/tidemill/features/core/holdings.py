@@ -12,6 +12,7 @@ from tidemill.features.core.columns import Column, Condition
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import CHUNK_SUFFIX, WindowEngine
 from tidemill.features.core.join import OutcomeJoin
+from tidemill.features.core.merging import MERGED
 from tidemill.features.core.summarypartition import is_summary_entry
 
 ColumnType = Literal["text", "integer", "number"]
@@ -53,10 +54,14 @@ class WindowHoldings:
     came from, with the filter that it passed: numbers in units as in the event, texts as their hashes, whether a
     filter took the event as 1 or 0; of a stream's record, its `kind` says which, with the stream in front. Squares,
     which follow from the numbers, are left out, and so are the windows of summaries.
+
+    Where a stage merges rows, a merged row has the time of its newest event, in `events` how many it stands for, and
+    sums of what they had: of labels, of numbers, of what a filter took. It has no arrival, no id and no text.
     """
 
     def __init__(self, pipeline: Pipeline, index: int) -> None:
         self._stage = compile_stage(pipeline, index)
+        self._merges = self._stage.merging is not None
         scales: dict[str | None, dict[str, int]] = {
             None: dict(zip(self._stage.numbers, self._stage.scales, strict=True))
         }
@@ -74,6 +79,7 @@ class WindowHoldings:
             "kind": "text",
             "id_hash": "text",
             "label": "integer",
+            **({"events": "integer"} if self._merges else {}),
             **{shown.title: shown.type for shown in self._shown},
         }
 
@@ -95,19 +101,27 @@ class WindowHoldings:
         for name in engine.names:
             for row in engine.rows_of(name).tolist():
                 kind = self._kind(row)
-                of = None if kind == "event" else kind
+                of, merged = None if kind in ("event", "merged") else kind, kind == "merged"
                 yield {
                     "key": _text(name),
                     "event_time": row[rings.TS],
-                    "arrival": row[rings.ARRIVAL] >> 1,
+                    "arrival": None if merged else row[rings.ARRIVAL] >> 1,
                     "kind": kind,
-                    "id_hash": _hex(row[rings.ID]),
-                    "label": row[rings.PREFIX + rings.LABEL] if kind == "label" else None,
-                    **{shown.title: shown.value(row) if shown.stream == of else None for shown in self._shown},
+                    "id_hash": None if merged else _hex(row[rings.ID]),
+                    "label": row[rings.PREFIX + rings.LABEL] if kind in ("label", "merged") else None,
+                    **({"events": row[rings.PREFIX + rings.WEIGHT]} if self._merges else {}),
+                    **{
+                        shown.title: None
+                        if shown.stream != of or (merged and shown.type == "text")
+                        else shown.value(row)
+                        for shown in self._shown
+                    },
                 }
 
     def _kind(self, row: list[int]) -> str:
-        """`event`, `label`, or the name of a stream."""
+        """`event`, `label`, `merged`, or the name of a stream."""
+        if row[rings.ARRIVAL] == MERGED:
+            return "merged"
         if not row[rings.ARRIVAL] & 1:
             return "event"
         counts = row[rings.PREFIX + rings.NUMBERS :]

@@ -3,7 +3,7 @@ put back into their places. A stream's record names its stream in a member that 
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -15,6 +15,8 @@ from tidemill.features.core.codec import Columns, EventTime, StageCodec
 from tidemill.features.core.columns import fields_of, fill, hash_texts
 from tidemill.features.core.definition import StageDefinition
 from tidemill.features.core.rings import OF_A_STREAM
+
+_Line = TypeVar("_Line")
 
 PASSED_ON = -3
 """The label of a record whose stream only a later stage joins."""
@@ -119,6 +121,7 @@ class _StreamCodec:
             labels=np.full(count, self._label, np.int64),
             raw=np.zeros((count, len(self._definition.fields))),
             numbers=fill(self._definition.kept, *self._fields(rows), count, self._name),
+            texts={},
             next_keys=[self._next_key(row).encode() if self._next_key else b"" for row in rows],
             earlier=np.full((count, len(self._definition.earlier)), np.nan),
             faults=faults,
@@ -166,14 +169,17 @@ def _merged(parts: Sequence[Columns]) -> Columns:
         labels=np.concatenate([part.labels for part in parts])[order],
         raw=np.concatenate([part.raw for part in parts])[order],
         numbers=np.concatenate([part.numbers for part in parts])[order],
+        texts={name: _in_places([part.texts.get(name) for part in parts], parts, "", order) for name in parts[0].texts},
         next_keys=[keys[at] for at in order.tolist()],
         earlier=np.concatenate([part.earlier for part in parts])[order],
         faults=[fault for part in parts for fault in part.faults],
-        summarized=_in_places(parts, order.tolist()) if any(part.summarized for part in parts) else [],
+        summarized=_in_places([part.summarized for part in parts], parts, [], order) if parts[0].summarized else [],
     )
 
 
-def _in_places(parts: Sequence[Columns], order: Sequence[int]) -> list[list[int]]:
-    """What lines bring to summaries, of which records of streams are no part: theirs are empty."""
-    lines = [line for part in parts for line in part.summarized or [[]] * len(part.rows)]
-    return [lines[at] for at in order]
+def _in_places(
+    found: Sequence[Sequence[_Line] | None], parts: Sequence[Columns], nothing: _Line, order: NDArray[np.int64]
+) -> list[_Line]:
+    """What only events bring, in the order of all records: `nothing` for each line of a part that brings none."""
+    lines = [line for one, part in zip(found, parts, strict=True) for line in one or [nothing] * len(part.rows)]
+    return [lines[at] for at in order.tolist()]

@@ -18,13 +18,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tidemill.features.core.merging import BUCKET, is_full, settle
 from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
     CAP,
     DIRTY_COUNT,
     FIXED,
+    FULL,
     HEAD,
+    HELD_KEYS,
+    HELD_ROWS,
     ID,
     LABEL,
     LATENESS,
@@ -113,13 +117,15 @@ def _join(
     dirty: Int64s,
     slot: Integer,
     limits: Int64s,
+    bounds: Int64s | None,
     ts: Integer,
     identity: Integer,
     numbers: Int64s,
 ) -> Integer:
     """Insert a record of a second stream, which moves the time of its key as an event LEAD before it would.
 
-    Returns its status, or −1 when the arena must grow first. Late is what no event still accepted can look back to.
+    Returns its status, or −1 when space must be made first, as for `slide`. Late is what no event still accepted can
+    look back to.
     """
     columns = arena.shape[1] - PREFIX
     fresh = line[HEAD] == line[TAIL]
@@ -127,7 +133,10 @@ def _join(
         return STREAM_LATE
     if fresh or ts - limits[LEAD] > line[NEWEST]:
         line[NEWEST] = ts - limits[LEAD]
+        tail = line[TAIL]
         trim(arena, line, limits[RETENTION])
+        if bounds is not None:
+            ctl[HELD_ROWS] -= line[TAIL] - tail
         narrow(arena, line, ctl)
     base, mask, head = line[BASE], line[CAP] - 1, line[HEAD]
     position = upper_bound(arena, base, mask, line[TAIL], head, ts - 1)
@@ -138,8 +147,16 @@ def _join(
         if arena[place, ID] == identity:
             return STREAM_DUPLICATE
         position += 1
+    if bounds is not None:
+        new_keys = 1 if line[CAP] == 0 else 0
+        if is_full(ctl, bounds, new_keys):
+            ctl[FULL] = 1
+            return -1
     if not make_room(arena, line, ctl):
         return -1
+    if bounds is not None:
+        ctl[HELD_ROWS] += 1
+        ctl[HELD_KEYS] += new_keys
     _mark_dirty(line, ctl, dirty, slot)
     store(arena, line, columns, position, ts, identity, OF_A_STREAM, numbers)
     for column in range(NUMBERS, columns):
@@ -159,6 +176,7 @@ def slide(
     scans: Int64s | None,
     gates: Int64s,
     limits: Int64s,
+    bounds: Int64s | None,
     scratch: Int64s,
     slots: Int64s,
     times: Int64s,
@@ -171,11 +189,11 @@ def slide(
 ) -> Integer:
     """Apply rows start… in order; `out[i]` and `status[i]` are set for each. Returns how far it came.
 
-    Less than the number of rows means that the arena is full: make space and call again from there; nothing of that
-    row was applied. `slots[i]` is −1 for a label whose key is unknown. `labels[i]` is NOT_A_LABEL for an event,
-    OF_A_STREAM for a record of a second stream.
-    `numbers[i]` are the values of the columns from NUMBERS on. `walks` and `scans` are None where both are empty: numba
-    then compiles a variant without them. `scratch` is `sketches.SCRATCH` long where they are not.
+    Less than the number of rows means that the arena is full, or with ctl[FULL] that a cap of `bounds` is met: make
+    space and call again from there; the row was not put in. `slots[i]` is −1 for a label whose key is unknown.
+    `labels[i]` is NOT_A_LABEL for an event, OF_A_STREAM for a record of a second stream. `numbers[i]` are the values of
+    the columns from NUMBERS on. `walks` and `scans` are None where both are empty, `bounds` (`merging`) for a stage
+    without: numba then compiles a variant without them. `scratch` is `sketches.SCRATCH` long where there are scans.
     """
     columns = arena.shape[1] - PREFIX
     count = edges.shape[0]
@@ -192,7 +210,7 @@ def slide(
         base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
 
         if label == OF_A_STREAM:
-            joined = _join(arena, line, ctl, dirty, slot, limits, ts, identity, numbers[row])
+            joined = _join(arena, line, ctl, dirty, slot, limits, bounds, ts, identity, numbers[row])
             if joined < 0:
                 return row
             status[row] = joined
@@ -210,13 +228,16 @@ def slide(
                     if is_label:
                         labelled = True
                         known += value_at(arena, line, seen, LABEL)
-                    else:
+                    elif arena[base + (seen & mask), ARRIVAL] >= 0:
                         event = seen
                 seen += 1
             if event < 0:
                 status[row] = LABEL_UNMATCHED
             elif labelled and known == label:
                 status[row] = LABEL_DUPLICATE
+            elif bounds is not None and is_full(ctl, bounds, 0):
+                ctl[FULL] = 1
+                return row
             elif not make_room(arena, line, ctl):
                 return row
             else:
@@ -228,6 +249,8 @@ def slide(
                         # Labels stand before events, so the event moved up by the one row that was put in.
                         taken = value_at(arena, line, event + 1, gates[column])
                         weigh(arena, line, position, column, (label - known) * taken)
+                if bounds is not None:
+                    ctl[HELD_ROWS] += 1
                 status[row] = LABEL_ACCEPTED
             continue
 
@@ -240,7 +263,9 @@ def slide(
         seen = position - 1
         while seen >= tail and arena[base + (seen & mask), TS] == ts:
             place = base + (seen & mask)
-            if arena[place, ID] == identity and (arena[place, ARRIVAL] & 1) == 0:
+            arrival = arena[place, ARRIVAL]
+            # A merged row, below 0, has the id 0 and is no event's.
+            if arena[place, ID] == identity and arrival >= 0 and (arrival & 1) == 0:
                 repeated = True
                 break
             seen -= 1
@@ -251,11 +276,24 @@ def slide(
             status[row] = LATE
             continue
         if in_order:
+            before = line[NEWEST]
             line[NEWEST] = ts
             trim(arena, line, limits[RETENTION])
+            if bounds is not None:
+                if bounds[BUCKET] > 0:
+                    settle(arena, line, bounds, before, ts)
+                ctl[HELD_ROWS] -= line[TAIL] - tail
             narrow(arena, line, ctl)
+        if bounds is not None:
+            new_keys = 1 if line[CAP] == 0 else 0
+            if is_full(ctl, bounds, new_keys):
+                ctl[FULL] = 1
+                return row
         if not make_room(arena, line, ctl):
             return row
+        if bounds is not None:
+            ctl[HELD_ROWS] += 1
+            ctl[HELD_KEYS] += new_keys
         _mark_dirty(line, ctl, dirty, slot)
         store(arena, line, columns, position, ts, identity, NOT_A_LABEL, numbers[row])
         status[row] = ACCEPTED

@@ -7,8 +7,10 @@ State of one (stage, partition), all int64 and owned by `engine.WindowEngine`:
                              the rest hold is said by the stage (`columns.Column`). Where a stage joins second streams,
                              the first STREAMS of those from NUMBERS on count the records of one each
     meta  [K, FIXED + V + E] one line a key: the columns BASE…FIXED, V running totals, one cursor an edge
-    ctl   [64]               ARENA_USED, DIRTY_COUNT, FREE_ROWS, then one free list of rings a power of two, linked
-                             through TS
+    ctl   [64]               ARENA_USED, DIRTY_COUNT, FREE_ROWS, the counts that caps are held against (`merging`),
+                             then one free list of rings a power of two, linked through TS
+
+A stage that merges rows (`merging`) has MERGED_WORDS more at the end of each line.
 
 Invariants: TAIL ≤ HEAD ≤ TAIL + CAP, CAP is 0 or a power of two, timestamps never decrease in a ring, labels (and with
 them records of second streams) stand before events of equal time, prefix(i + 1) − prefix(i) = value(i) with
@@ -31,7 +33,7 @@ WEIGHT, LABEL, NUMBERS = 0, 1, 2
 
 BASE, CAP, TAIL, HEAD, NEWEST, SEQUENCE, FIRST_CHUNK, SAVED, FIXED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
-ARENA_USED, DIRTY_COUNT, FREE_ROWS, FREE_LISTS = 0, 1, 2, 8
+ARENA_USED, DIRTY_COUNT, FREE_ROWS, HELD_ROWS, HELD_KEYS, FULL, FREE_LISTS = 0, 1, 2, 3, 4, 5, 8
 CTL_SIZE = 64
 SMALLEST_RING = 4
 
@@ -129,7 +131,7 @@ def narrow(arena: Int64s, line: Int64s, ctl: Int64s) -> None:
 
 
 @njit(cache=True)
-def _insert(
+def insert(
     arena: Int64s, line: Int64s, columns: Integer, position: Integer, ts: Integer, identity: Integer, is_label: Integer
 ) -> Integer:
     """Open a row at `position`, whose values are still 0: later rows move up by one. Returns its place in the arena."""
@@ -181,12 +183,12 @@ def store(
 ) -> None:
     """Insert an event with its values, or another row (any `label` but NOT_A_LABEL) without; the ring has room."""
     if label == NOT_A_LABEL:
-        _insert(arena, line, columns, position, ts, identity, 0)
+        insert(arena, line, columns, position, ts, identity, 0)
         weigh(arena, line, position, WEIGHT, 1)
         for column in range(NUMBERS, columns):
             weigh(arena, line, position, column, numbers[column - NUMBERS])
     else:
-        _insert(arena, line, columns, position, ts, identity, 1)
+        insert(arena, line, columns, position, ts, identity, 1)
 
 
 @njit(cache=True)

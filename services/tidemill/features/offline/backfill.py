@@ -46,7 +46,7 @@ class Request:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Features in the order of the vector, as far as the stages run."""
+        """Columns of the vector in its order, as far as the stages run."""
         stages = self.pipeline.features.stages[: self.last + 1]
         return tuple(name for stage in stages for feature in stage.features for name in feature.columns)
 
