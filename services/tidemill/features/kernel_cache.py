@@ -11,7 +11,10 @@ from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 
 _VARIABLE = "NUMBA_CACHE_DIR"
-_SOURCES = ("rings.py", "merging.py", "exact.py", "sketches.py", "scan.py", "kernels.py", "chunks.py", "chunkreader.py")
+_SOURCES = (
+    *("rings.py", "merging.py", "exact.py", "sketches.py", "scan.py"),
+    *("intake.py", "kernels.py", "chunks.py", "chunkreader.py"),
+)
 
 
 def prepare_cache(

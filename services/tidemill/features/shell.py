@@ -5,6 +5,8 @@ partition; what was packed in an aborted transaction is restored from the change
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,13 @@ from tidemill.features.core.summarypartition import is_summary_entry
 from tidemill.features.core.watermark import read_watermark
 from tidemill.features.metrics import StageMetrics
 from tidemill.runtime.ports import Partition
-from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry
+from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry, rows_of
 
 ANSWERED = (("tidemill-answered", b"1"),)
 """Headers of a record on its way to a later stage that must keep its row and write nothing."""
+
+
+_KEY, _VALUE = itemgetter(0), itemgetter(1)
 
 
 class KeyedStage:
@@ -35,8 +40,8 @@ class KeyedStage:
 
     def __init__(self, pipeline: Pipeline, index: int, metrics: StageMetrics) -> None:
         self._definition = compile_stage(pipeline, index)
-        codec = JoinCodec if pipeline.streams_into(index) else StageCodec
-        self._codec = codec(pipeline, self._definition)
+        self._joins = bool(pipeline.streams_into(index))
+        self._codec = (JoinCodec if self._joins else StageCodec)(pipeline, self._definition)
         self._output = pipeline.topic(pipeline.stage_output_role(index))
         self._last = index + 1 == len(pipeline.features.stages)
         self._kept = pipeline.features.state == "changelog"
@@ -80,15 +85,16 @@ class KeyedStage:
             message = fault if records[row].key else "has no key"
             output.dead.append(DeadLetter(records[row], "bad_record", message))
         readable = records if not columns.faults else [records[row] for row in columns.rows]
-        aggregates, status = self._slide(readable, columns)
-        self._emit(readable, columns, aggregates, status.tolist(), output)
+        partitions = [record.partition for record in readable]
+        aggregates, status = self._slide(readable, partitions, columns)
+        self._emit(readable, columns, aggregates, status, output)
         self._judged(records, columns, status, output)
         if self._kept:
-            for partition in sorted({record.partition for record in readable} & self._engines.keys()):
-                for key, value in self._engines[partition].pack():
-                    output.state.append(StateEntry(partition, key, value))
-            for partition, keys in self._leftover.items():
-                output.state += (StateEntry(partition, key, None) for key in keys)
+            for partition in sorted(self._engines.keys() & set(partitions)):
+                entries = self._engines[partition].pack()
+                output.state += rows_of(StateEntry, repeat(partition), map(_KEY, entries), map(_VALUE, entries))
+            for partition, names in self._leftover.items():
+                output.state += (StateEntry(partition, name, None) for name in names)
             self._leftover.clear()
         if self._succeeds:
             self._hold_back(records, output)
@@ -127,50 +133,56 @@ class KeyedStage:
         """For a stage that does more with its records. `status` has the engine's verdict on each line of `columns`;
         watermark records are among `records` only."""
 
-    def _slide(self, records: Sequence[Record], columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    def _slide(
+        self, records: Sequence[Record], partitions: Sequence[int], columns: Columns
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         """Each partition's rows through its engine; the answers in the order of `records`."""
         keys = [record.key or b"" for record in records]
-        partitions = np.fromiter((record.partition for record in records), np.int64, len(records))
-        order = np.argsort(partitions, kind="stable")
-        status = np.full(len(records), kernels.STREAM_PASSED, np.uint8)
-        if (columns.labels == PASSED_ON).any():
-            order = order[columns.labels[order] != PASSED_ON]
-        keys = list(map(keys.__getitem__, order.tolist()))
-        times, identities = columns.times[order], columns.identities[order]
-        labels, numbers = columns.labels[order], columns.numbers[order]
+        times, identities, labels, numbers = columns.times, columns.identities, columns.labels, columns.numbers
+        passed = self._joins and (labels == PASSED_ON).any()
+        if partitions and not passed and partitions.count(partitions[0]) == len(partitions):
+            return self._engine(partitions[0]).slide(keys, times, identities, labels, numbers)
         aggregates = np.empty((len(records), len(self._definition.aggregates)))
-        begin = 0
-        for partition, count in enumerate(np.bincount(partitions[order]).tolist()):
-            if count == 0:
+        status = np.full(len(records), kernels.STREAM_PASSED, np.uint8)
+        of = np.array(partitions, np.int64)
+        for partition in dict.fromkeys(partitions):
+            rows = np.flatnonzero((of == partition) & (labels != PASSED_ON))
+            if not len(rows):
                 continue
-            part = slice(begin, begin + count)
-            begin += count
-            engine = self._engines.get(partition)
-            if engine is None:
-                engine = self._engines[partition] = WindowEngine(self._definition)
-            rows = order[part]
-            aggregates[rows], status[rows] = engine.slide(
-                keys[part], times[part], identities[part], labels[part], numbers[part]
+            own = list(map(keys.__getitem__, rows.tolist()))
+            aggregates[rows], status[rows] = self._engine(partition).slide(
+                own, times[rows], identities[rows], labels[rows], numbers[rows]
             )
         return aggregates, status
+
+    def _engine(self, partition: int) -> WindowEngine:
+        engine = self._engines.get(partition)
+        if engine is None:
+            engine = self._engines[partition] = WindowEngine(self._definition)
+        return engine
 
     def _emit(
         self,
         records: Sequence[Record],
         columns: Columns,
         aggregates: NDArray[np.float64],
-        status: list[int],
+        status: NDArray[np.uint8],
         out: Output,
     ) -> None:
-        scored = [row for row, verdict in enumerate(status) if verdict == kernels.ACCEPTED]
-        matrix = self._codec.matrix(columns, aggregates)[scored]
-        encoded = iter(self._codec.encode([records[row].value or b"" for row in scored], matrix))
         topic, keys, times = self._output, columns.next_keys, columns.times.tolist()
+        matrix = self._codec.matrix(columns, aggregates)
+        if not np.count_nonzero(status):  # Every record is an accepted event.
+            encoded = self._codec.encode([record.value or b"" for record in records], matrix)
+            out.records = rows_of(OutRecord, repeat(topic), keys, encoded, times, repeat(-1), repeat(()))
+            self.origins = list(columns.rows)
+            return
+        scored = np.flatnonzero(status == kernels.ACCEPTED)
+        texts = iter(self._codec.encode([records[row].value or b"" for row in scored.tolist()], matrix[scored]))
         write, refuse = out.records.append, out.dead.append
-        for row, verdict in enumerate(status):
+        for row, verdict in enumerate(status.tolist()):
             if verdict == kernels.ACCEPTED:
                 self.origins.append(columns.rows[row])
-                write(OutRecord(topic, keys[row], next(encoded), times[row]))
+                write(OutRecord(topic, keys[row], next(texts), times[row]))
             elif verdict == kernels.LABEL_ACCEPTED:
                 if not self._last:
                     self.origins.append(columns.rows[row])
@@ -201,14 +213,15 @@ class KeyedStage:
         return record.offset < self._answered.get((record.topic, record.partition), 0) or ANSWERED[0] in record.headers
 
     def _observe(self, status: NDArray[np.uint8], output: Output) -> None:
-        counts = np.bincount(status, minlength=kernels.STATUSES)
+        counts = [len(status)] if not np.count_nonzero(status) else np.bincount(status).tolist()
+        counts += [0] * (kernels.STATUSES - len(counts))
         self._metrics.seen(
-            events=int(counts[kernels.ACCEPTED]),
-            labels=int(counts[kernels.LABEL_ACCEPTED]),
-            joined=int(counts[kernels.STREAM_ACCEPTED]),
-            duplicate_events=int(counts[kernels.DUPLICATE]),
-            duplicate_labels=int(counts[kernels.LABEL_DUPLICATE]),
-            duplicate_joined=int(counts[kernels.STREAM_DUPLICATE]),
+            events=counts[kernels.ACCEPTED],
+            labels=counts[kernels.LABEL_ACCEPTED],
+            joined=counts[kernels.STREAM_ACCEPTED],
+            duplicate_events=counts[kernels.DUPLICATE],
+            duplicate_labels=counts[kernels.LABEL_DUPLICATE],
+            duplicate_joined=counts[kernels.STREAM_DUPLICATE],
         )
         engines = self._engines.values()
         self._metrics.state(

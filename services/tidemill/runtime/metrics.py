@@ -116,8 +116,9 @@ class Metrics:
         child = self._children.get((name, *labels))
         if child is None:
             child = self._children[(name, *labels)] = self._counters[name].labels(*self._constant, *labels)
-        assert isinstance(child, Counter)
-        child.inc(amount)
+        if amount:
+            assert isinstance(child, Counter)
+            child.inc(amount)
 
     def set(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge."""

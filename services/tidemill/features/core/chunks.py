@@ -36,7 +36,7 @@ from tidemill.features.core.rings import (
     WEIGHT,
     Int64s,
     Integer,
-    prefix_sum,
+    value_at,
 )
 
 CHUNK_ROWS = 16
@@ -127,11 +127,13 @@ def _write_rows(
     lowest: Integer,
     fingerprint: Integer,
     places: Int64s,
+    held: Int64s,
     rows: Integer,
     words: Words,
     at: Integer,
 ) -> Integer:
-    """Write the `rows` rows at `places` with their values from column `lowest` on; returns the end."""
+    """Write the `rows` rows at `places` with their values from column `lowest` on; returns the end. `held` is scratch,
+    a line a place."""
     base, mask = line[BASE], line[CAP] - 1
     flags = WEIGHTS if lowest == WEIGHT else 0
     wide = at + CHUNK_HEADER
@@ -147,7 +149,8 @@ def _write_rows(
         origin = min(origin, ts)
         latest = max(latest, ts)
         for column in range(lowest, columns):
-            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
+            value = value_at(arena, line, position, column)
+            held[within, column] = value
             if value > 0x7FFFFFFF or value < -0x80000000:
                 flags |= WIDE_VALUES
                 at_word = wide + (column >> 5)
@@ -179,7 +182,7 @@ def _write_rows(
             arrivals += 1
             packed = 0
         for column in range(lowest, columns):
-            value = prefix_sum(arena, line, position + 1, column) - prefix_sum(arena, line, position, column)
+            value = held[within, column]
             if wide < 0:
                 words[values] = np.uint32(value & 0xFFFFFFFF)
                 values += 1
@@ -223,6 +226,7 @@ def _pack_merged(
     slot: Integer,
     fingerprint: Integer,
     places: Int64s,
+    held: Int64s,
     records: Int64s,
     written: Integer,
     words: Words,
@@ -244,7 +248,7 @@ def _pack_merged(
         columns = arena.shape[1] - PREFIX
         for chunk in range(max(first, saved // CHUNK_ROWS), (line[MERGED_NEXT] - 1) // CHUNK_ROWS + 1):
             rows = _find_merged(line, chunk, plain, places)
-            end = _write_rows(arena, line, columns, WEIGHT, fingerprint, places, rows, words, at)
+            end = _write_rows(arena, line, columns, WEIGHT, fingerprint, places, held, rows, words, at)
             written = _name(records, written, slot, MERGED_CHUNKS + chunk, at, end)
             at = end
     line[MERGED_SAVED] = line[MERGED_NEXT]
@@ -271,6 +275,7 @@ def pack(
     """
     columns = arena.shape[1] - PREFIX
     places = np.empty(CHUNK_ROWS, np.int64)
+    held = np.empty((CHUNK_ROWS, columns), np.int64)
     written, at = 0, 0
     for index in range(ctl[DIRTY_COUNT]):
         slot = dirty[index]
@@ -286,10 +291,12 @@ def pack(
             line[FIRST_CHUNK] = alive
             oldest = max(oldest, alive)
         if merging:
-            written, at = _pack_merged(arena, line, slot, fingerprint, places, records, written, words, at)
+            written, at = _pack_merged(arena, line, slot, fingerprint, places, held, records, written, words, at)
         for chunk in range(oldest, last + 1):
             rows = _find(arena, line, chunk, places)
-            end = _write_rows(arena, line, columns, LABEL, fingerprint, places, rows, words, at) if rows > 0 else at
+            end = at
+            if rows > 0:
+                end = _write_rows(arena, line, columns, LABEL, fingerprint, places, held, rows, words, at)
             written = _name(records, written, slot, chunk, at, end)
             at = end
         line[SAVED] = line[SEQUENCE]

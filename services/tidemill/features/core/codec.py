@@ -14,15 +14,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.pipeline import Pipeline
+from tidemill.features.core import intake
 from tidemill.features.core.columns import fields_of, fill, hash_texts
 from tidemill.features.core.definition import StageDefinition
 from tidemill.features.core.derivation import evaluate
 from tidemill.features.core.rings import NOT_A_LABEL, Int64s
 
-_HOUR_MS = 3_600_000
 EventTime = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
 """Milliseconds since 1970 UTC."""
 
@@ -33,7 +32,7 @@ _Truth = Annotated[int, msgspec.Meta(ge=0, le=1)]
 class Columns:
     """The readable ones of the records given. A label's numbers are 0; an event's label is NOT_A_LABEL."""
 
-    rows: list[int]
+    rows: Sequence[int]
     """Which record each line came from."""
     times: Int64s
     identities: Int64s
@@ -92,60 +91,66 @@ class StageCodec:
         self._field_scales = np.array([number.scale for number in bounds], np.float64)
         self._least = np.array([number.min for number in bounds], np.float64)
         self._largest = np.array([number.max for number in bounds], np.float64)
+        self._plan = _plan(definition)
         self._shown = {one.field for one in definition.one_hots}
         self._texts = [(name, attrgetter(attribute)) for name, attribute in texts.items()]
 
     def decode(self, values: Sequence[bytes | None]) -> Columns:
         """Columns of the readable records among `values`, in their order."""
-        kept = list(range(len(values)))
+        kept: Sequence[int] = range(len(values))
         faults: list[tuple[int, str]] = []
         try:
-            rows = [self._decode(value) for value in values]
+            rows = list(map(self._decode, values))
         except (TypeError, ValueError):
             rows, kept, faults = self._decode_each(values)
         labels = np.array([NOT_A_LABEL if row.label is None else row.label for row in rows], np.int64)
         raw = np.empty((len(rows), len(self._numbers)))
         for column, field in enumerate(self._numbers):
-            raw[:, column] = np.fromiter(map(field, rows), np.float64, len(rows))
-        events = labels == NOT_A_LABEL
-        # What is missing is NaN, which lies within no bounds.
-        good = ~events | ((raw >= self._least) & (raw <= self._largest)).all(axis=1)
-        raw[~events] = 0.0
-        for _, text in self._texts:
-            for at in [at for at, row in enumerate(rows) if text(row) is None and row.label is None]:
-                good[at] = False
-        if not self._first:
-            for at, row in enumerate(rows):
-                if row.label is None and not (
-                    row.feature_set == self._hash and (values[kept[at]] or b"")[-2:] == b"]}"
-                ):
-                    good[at] = False
-        earlier = self._earlier(rows, labels == NOT_A_LABEL, good)
-        if not good.all():
+            raw[:, column] = list(map(field, rows))
+        fixed = np.empty((len(rows), len(self._scales)), np.int64)
+        missed = intake.take(raw, labels, self._least, self._largest, self._scales, fixed)
+        wrong = self._wrong(rows, [values[at] for at in kept])
+        earlier = self._earlier(rows, wrong)
+        if missed or wrong:
+            good = ((raw >= self._least) & (raw <= self._largest)).all(axis=1) | (labels != NOT_A_LABEL)
+            good[list(wrong)] = False
             faults += [(kept[at], self._fault(rows[at], raw[at])) for at in np.flatnonzero(~good).tolist()]
             chosen = np.flatnonzero(good)
             rows, kept = [rows[at] for at in chosen.tolist()], [kept[at] for at in chosen.tolist()]
-            labels, raw, earlier = labels[chosen], raw[chosen], earlier[chosen]
+            labels, raw, fixed, earlier = labels[chosen], raw[chosen], fixed[chosen], earlier[chosen]
+        stage = self._definition
         return Columns(
             rows=kept,
             times=np.array([row.time for row in rows], np.int64),
             identities=hash_texts([row.identity for row in rows]),
             labels=labels,
             raw=raw,
-            numbers=self._contributions(rows, raw),
+            numbers=fixed if stage.kept_as_read else self._contributions(rows, fixed),
             texts={name: [text(row) or "" for row in rows] for name, text in self._texts if name in self._shown},
             next_keys=[row.next_key.encode() for row in rows],
             earlier=earlier,
             faults=faults,
-            summarized=self._summarized(rows, raw) if self._definition.summarized else [],
+            summarized=self._summarized(rows, raw) if stage.summarized else [],
         )
 
-    def _contributions(self, rows: Sequence[Any], raw: NDArray[np.float64]) -> Int64s:
+    def _wrong(self, rows: Sequence[Any], values: Sequence[bytes | None]) -> set[int]:
+        """Events that lack a text, or were not written by the stage before this one."""
+        wrong: set[int] = set()
+        for _, text in self._texts:
+            wrong.update(at for at, row in enumerate(rows) if row.label is None and text(row) is None)
+        if not self._first:
+            ours = self._hash
+            strange = [
+                row.label is None and (row.feature_set != ours or value is None or value[-2:] != b"]}")
+                for row, value in zip(rows, values, strict=True)
+            ]
+            if True in strange:
+                wrong.update(at for at, is_strange in enumerate(strange) if is_strange)
+        return wrong
+
+    def _contributions(self, rows: Sequence[Any], fixed: Int64s) -> Int64s:
         """int64[n, kept]."""
         stage = self._definition
-        fixed = np.rint(raw[:, : self._scales.shape[0]] * self._scales).astype(np.int64)
-        if stage.kept_as_read:
-            return fixed
         numbers = {name: fixed[:, at] for at, name in enumerate(stage.numbers)}
         texts = {name: hash_texts([text(row) or "" for row in rows]) for name, text in self._texts}
         return fill(stage.kept, numbers, texts, len(rows))
@@ -159,16 +164,19 @@ class StageCodec:
         lines: list[list[int]] = fill(stage.summarized, numbers, texts, len(rows)).tolist()
         return lines
 
-    def _earlier(self, rows: Sequence[Any], events: NDArray[np.bool_], good: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Unmarks in `good` the events that do not hold as many features as earlier stages make."""
+    def _earlier(self, rows: Sequence[Any], wrong: set[int]) -> NDArray[np.float64]:
+        """Adds to `wrong` the events that do not hold as many features as earlier stages make."""
         width = len(self._definition.earlier)
-        found = np.full((len(rows), width), np.nan)
+        found = np.empty((len(rows), width))
         if width:
-            for at in np.flatnonzero(events).tolist():
-                if len(rows[at].made) == width:
-                    found[at] = rows[at].made
+            found[:] = np.nan
+            for at, row in enumerate(rows):
+                if row.label is not None:
+                    continue
+                if len(row.made) == width:
+                    found[at] = row.made
                 else:
-                    good[at] = False
+                    wrong.add(at)
         return found
 
     def _decode_each(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[int], list[tuple[int, str]]]:
@@ -204,16 +212,10 @@ class StageCodec:
     def matrix(self, columns: Columns, aggregates: NDArray[np.float64]) -> NDArray[np.float64]:
         """float64[n, features of the stage] in the order of the file."""
         stage = self._definition
+        if len(stage.aggregates) == len(stage.names):
+            return aggregates
         out = np.empty((len(columns.rows), len(stage.names)))
-        out[:, list(stage.aggregates)] = aggregates
-        for at, field in stage.values:
-            out[:, at] = columns.raw[:, stage.fields.index(field)]
-        for at, kind in stage.calendar:
-            if kind == "weekend":
-                # 1970-01-01 was a Thursday; Monday counts 0.
-                out[:, at] = (columns.times // DAY_MS + 3) % 7 >= 5
-            else:
-                out[:, at] = columns.times // _HOUR_MS % 24 <= 6
+        intake.assemble(columns.times, columns.raw, aggregates, self._plan, out)
         for one in stage.one_hots:
             places = dict(zip(one.values, range(len(one.values)), strict=True))
             found = np.array([places.get(text, len(places)) for text in columns.texts[one.field]], np.int64)
@@ -247,3 +249,11 @@ class StageCodec:
                 for value, part in zip(values, parts, strict=True)
             ]
         return [value[:-2] + b"," + part + b"]}" for value, part in zip(values, parts, strict=True)]
+
+
+def _plan(stage: StageDefinition) -> Int64s:
+    """For `intake.assemble`: all columns but those of texts and expressions."""
+    lines = [(intake.OF_AGGREGATES, place, at) for place, at in enumerate(stage.aggregates)]
+    lines += [(intake.OF_NUMBERS, stage.fields.index(field), at) for at, field in stage.values]
+    lines += [(intake.WEEKEND if kind == "weekend" else intake.NIGHT, 0, at) for at, kind in stage.calendar]
+    return np.array(lines, np.int64).reshape(-1, 3)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.domain.filters import Filter, Operator
-from tidemill.features.core import kernels
+from tidemill.features.core import intake
 from tidemill.features.core.exact import square_limbs
-from tidemill.features.core.rings import Int64s
+from tidemill.features.core.rings import Int64s, wrapping
 
 Kind = Literal["value", "square_low", "square_high", "taken", "text", "label"]
 
@@ -155,6 +155,6 @@ def hash_texts(texts: Sequence[str]) -> Int64s:
     if len(text) != sum(lengths):
         lengths = [len(one.encode()) for one in texts]
     out = np.empty(len(texts), np.uint64)
-    with np.errstate(over="ignore"):
-        kernels.hash_ids(np.frombuffer(text, np.uint8), np.cumsum(lengths, dtype=np.int64), out)
+    with wrapping():
+        intake.hash_ids(np.frombuffer(text, np.uint8), np.array(lengths, np.int64), out)
     return out.view(np.int64)

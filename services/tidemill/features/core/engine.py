@@ -6,7 +6,6 @@ forgotten only where the *log* says so. Not thread-safe; the owner thread calls 
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,7 @@ CHUNK_SUFFIX = 4
 
 _FIRST_SLOTS, _FIRST_ROWS = 1_024, 16_384
 _NOTHING_SEEN = -(1 << 62)
-_COMPILED = hasattr(kernels.slide, "py_func")
-
-
-def _wrapping() -> AbstractContextManager[object]:
-    """Sums wrap around on purpose; only numpy scalars, where numba is switched off, would warn about it."""
-    return nullcontext() if _COMPILED else np.errstate(over="ignore")
+_NO_SLOTS = np.empty(0, np.int64)
 
 
 class WindowEngine:
@@ -58,8 +52,8 @@ class WindowEngine:
         self._slots: dict[bytes, int] = {}
         self._names: list[bytes] = []
         self._free: list[int] = []
-        self._gone: list[tuple[bytes, None]] = []
-        self._newest = _NOTHING_SEEN
+        self._gone: list[bytes] = []
+        self._ctl[rings.NEWEST_SEEN] = self._ctl[rings.NEXT_EXPIRY] = _NOTHING_SEEN
         self._evicted = 0
 
     def take_evicted(self) -> int:
@@ -83,7 +77,8 @@ class WindowEngine:
     @property
     def newest(self) -> int | None:
         """Largest event time accepted so far in this partition; a stream's record counts as its lead older."""
-        return None if self._newest == _NOTHING_SEEN else self._newest
+        newest = int(self._ctl[rings.NEWEST_SEEN])
+        return None if newest == _NOTHING_SEEN else newest
 
     @property
     def names(self) -> list[bytes]:
@@ -113,41 +108,14 @@ class WindowEngine:
         STREAM_DUPLICATE.
         """
         count = len(keys)
-        out = np.full((count, len(self._definition.aggregates)), np.nan)
+        out = np.empty((count, len(self._definition.aggregates)))
         status = np.empty(count, np.uint8)
         if count == 0:
             return out, status
-        grid = self._definition.expiry_grid
-        seen = np.where(labels == rings.NOT_A_LABEL, times, _NOTHING_SEEN)
-        if self._definition.streams:
-            seen = np.where(labels == rings.OF_A_STREAM, times - self._definition.lead, seen)
-        newest = max(self._newest, int(seen.max()))
-        begin = 0
-        if newest // grid != self._newest // grid:
-            cells = np.maximum(np.maximum.accumulate(seen), self._newest) // grid
-            for end in np.flatnonzero(np.diff(cells, prepend=self._newest // grid)).tolist():
-                self._apply(keys, slice(begin, end), times, identities, labels, numbers, out, status)
-                self._expire(int(cells[end]) * grid)
-                begin = end
-        self._apply(keys, slice(begin, count), times, identities, labels, numbers, out, status)
-        self._newest = newest
-        return out, status
-
-    def _apply(
-        self,
-        keys: Sequence[bytes],
-        part: slice,
-        times: Int64s,
-        identities: Int64s,
-        labels: Int64s,
-        numbers: Int64s,
-        out: NDArray[np.float64],
-        status: NDArray[np.uint8],
-    ) -> None:
-        slots = self._look_up(keys[part], labels[part])
+        slots = self._look_up(keys, labels)
         reached = 0
         tables = self._tables
-        with _wrapping():
+        with rings.wrapping():
             while True:
                 reached = kernels.slide(
                     self._arena,
@@ -163,36 +131,57 @@ class WindowEngine:
                     self._bounds,
                     self._scratch,
                     slots,
-                    times[part],
-                    identities[part],
-                    labels[part],
-                    numbers[part],
-                    out[part],
-                    status[part],
+                    times,
+                    identities,
+                    labels,
+                    numbers,
+                    out,
+                    status,
                     reached,
                 )
-                if reached == slots.shape[0]:
-                    return
-                if self._ctl[rings.FULL]:
-                    self._evict()
+                if reached == count:
+                    return out, status
+                gone = self._make_way()
+                if len(gone):
                     # Rows to come may be of a key that is no more.
-                    slots[reached:] = self._look_up(keys[part][reached:], labels[part][reached:])
-                elif not self._tidy_arena():
-                    self._widen_arena(2 * self._arena.shape[0])
+                    rows = reached + np.flatnonzero(np.isin(slots[reached:], gone))
+                    self._look_up_each(rows, keys, labels, slots)
+
+    def _make_way(self) -> Int64s:
+        """See to what stopped the kernel; the slots of keys that were forgotten."""
+        stopped = self._ctl[rings.STOPPED]
+        self._ctl[rings.STOPPED] = rings.ARENA_FULL
+        if stopped == rings.KEYS_EXPIRE:
+            point = self._next_expiry()
+            self._ctl[rings.NEXT_EXPIRY] = point
+            return self._expire(point - self._definition.expiry_grid)
+        if stopped == rings.CAP_MET:
+            return self._evict()
+        if not self._tidy_arena():
+            self._widen_arena(2 * self._arena.shape[0])
+        return _NO_SLOTS
+
+    def _next_expiry(self) -> int:
+        """The first moment of the grid that the newest event has not reached."""
+        grid = self._definition.expiry_grid
+        return (int(self._ctl[rings.NEWEST_SEEN]) // grid + 1) * grid
 
     def _look_up(self, keys: Sequence[bytes], labels: Int64s) -> Int64s:
         """The slot of each row's key. An unknown key gets one from what is then always accepted: all but a label."""
         found = list(map(self._slots.get, keys))
         if None not in found:
             return np.array(found, np.int64)
-        slots = np.empty(len(found), np.int64)
-        for row, slot in enumerate(found):
-            if slot is None:
-                slot = self._slots.get(keys[row], -1)
-                if slot < 0 and labels[row] < 0:
-                    slot = self._admit(keys[row])
-            slots[row] = slot
+        slots = np.array([-1 if slot is None else slot for slot in found], np.int64)
+        self._look_up_each(np.flatnonzero(slots < 0), keys, labels, slots)
         return slots
+
+    def _look_up_each(self, rows: Int64s, keys: Sequence[bytes], labels: Int64s, slots: Int64s) -> None:
+        """Set `slots` at `rows`, one after the other, as some may be of one new key."""
+        for row in rows.tolist():
+            slot = self._slots.get(keys[row], -1)
+            if slot < 0 and labels[row] < 0:
+                slot = self._admit(keys[row])
+            slots[row] = slot
 
     def _admit(self, key: bytes) -> int:
         if self._free:
@@ -241,35 +230,37 @@ class WindowEngine:
         self._slots = {name: slot for slot, name in enumerate(self._names)}
         self._free = []
 
-    def _expire(self, point: int) -> None:
-        """Forget the keys that no event at or after `point` can look back to."""
-        self._forget(rings.expired(self._meta, len(self._names), point - self._definition.retention))
+    def _expire(self, point: int) -> Int64s:
+        """Forget the keys that no event at or after `point` can look back to; their slots."""
+        return self._forget(rings.expired(self._meta, len(self._names), point - self._definition.retention))
 
-    def _evict(self) -> None:
-        """Make room for a row that would pass a cap. Raises StateFull where nothing may be forgotten."""
-        caps, self._ctl[rings.FULL] = self._definition.caps, 0
+    def _evict(self) -> Int64s:
+        """Make room for a row that would pass a cap; the slots of the keys that went. Raises StateFull where nothing
+        may be forgotten."""
+        caps = self._definition.caps
         if caps is None or not caps.evict:
             assert self._bounds is not None
             raise bounds.full(self._definition.entity, caps, self._ctl, self._bounds)
         slots = bounds.oldest_keys(self._meta, self._names)
         self._evicted += len(slots)
-        self._forget(slots)
+        return self._forget(slots)
 
-    def _forget(self, slots: Int64s) -> None:
+    def _forget(self, slots: Int64s) -> Int64s:
         for slot in slots.tolist():
             key = self._names[slot]
             line = self._meta[slot]
             for chunk in range(line[rings.FIRST_CHUNK], -(-int(line[rings.SAVED]) // chunks.CHUNK_ROWS)):
-                self._gone.append((key + chunk.to_bytes(CHUNK_SUFFIX, "big"), None))
+                self._gone.append(key + chunk.to_bytes(CHUNK_SUFFIX, "big"))
             if self._merging:
                 end = -(-int(line[merging.MERGED_SAVED]) // chunks.CHUNK_ROWS)
                 for chunk in range(line[merging.MERGED_FIRST] + chunks.MERGED_CHUNKS, end + chunks.MERGED_CHUNKS):
-                    self._gone.append((key + chunk.to_bytes(CHUNK_SUFFIX, "big"), None))
+                    self._gone.append(key + chunk.to_bytes(CHUNK_SUFFIX, "big"))
             del self._slots[key]
             self._free.append(slot)
         rings.forget(self._arena, self._meta, self._ctl, self._dirty, slots)
         if self._bounds is not None:
             bounds.count_held(self._meta, self._ctl)
+        return slots
 
     def pack(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog entries since the last call: chunks that changed, and None for those that are no more.
@@ -283,15 +274,15 @@ class WindowEngine:
         return entries
 
     def _pack(self) -> list[tuple[bytes, bytes | None]]:
-        entries: list[tuple[bytes, bytes | None]] = list(self._gone)
-        self._gone.clear()
+        keys, self._gone = self._gone, []
+        values: list[bytes | None] = [None] * len(keys)
         if self._ctl[rings.DIRTY_COUNT] == 0:
-            return entries
+            return list(zip(keys, values, strict=True))
         stage = self._definition
         records, words = chunks.pack_bounds(self._meta, self._ctl, self._dirty, stage.columns, self._merging)
         table = np.empty((records, chunks.PACK_WIDTH), np.int64)
         buffer = np.empty(words, np.uint32)
-        with _wrapping():
+        with rings.wrapping():
             count = chunks.pack(
                 self._arena,
                 self._meta,
@@ -305,11 +296,13 @@ class WindowEngine:
             )
         lines = table[:count]
         data = buffer[: lines[-1, chunks.PACK_END]].astype("<u4", copy=False).tobytes()
-        names = self._names
-        for slot, chunk, start, end in lines.tolist():
-            value = data[4 * start : 4 * end] if end > start else None
-            entries.append((names[slot] + chunk.to_bytes(CHUNK_SUFFIX, "big"), value))
-        return entries
+        suffixes = lines[:, chunks.PACK_CHUNK].astype(">u4").tobytes()
+        names, at = self._names, 0
+        for slot, _, start, end in lines.tolist():
+            keys.append(names[slot] + suffixes[at : at + CHUNK_SUFFIX])
+            values.append(data[start * 4 : end * 4] or None)
+            at += CHUNK_SUFFIX
+        return list(zip(keys, values, strict=True))
 
     def restore(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Replace everything by what committed `pack` entries say (latest value a key, none deleted, any order).
@@ -342,11 +335,12 @@ class WindowEngine:
             raise self._corrupt(ordered[verdict][0], "has another format or is cut short")
         capacities = chunkreader.ring_capacities(rows)
         self._widen_arena(max(_FIRST_ROWS, int(capacities.sum()) * 5 // 4))
-        with _wrapping():
+        with rings.wrapping():
             chunkreader.unpack(
                 self._arena, self._meta, self._ctl, self._limits, words, starts, slots, numbers, capacities
             )
-        self._newest = int(self._meta[: len(self._names), rings.NEWEST].max())
+        self._ctl[rings.NEWEST_SEEN] = self._meta[: len(self._names), rings.NEWEST].max()
+        self._ctl[rings.NEXT_EXPIRY] = self._next_expiry()
         if self._bounds is not None:
             bounds.count_held(self._meta, self._ctl)
 

@@ -23,17 +23,20 @@ from tidemill.features.core.rings import (
     ARRIVAL,
     BASE,
     CAP,
+    CAP_MET,
     DIRTY_COUNT,
     FIXED,
-    FULL,
     HEAD,
     HELD_KEYS,
     HELD_ROWS,
     ID,
+    KEYS_EXPIRE,
     LABEL,
     LATENESS,
     LEAD,
     NEWEST,
+    NEWEST_SEEN,
+    NEXT_EXPIRY,
     NOT_A_LABEL,
     NUMBERS,
     OF_A_STREAM,
@@ -41,6 +44,7 @@ from tidemill.features.core.rings import (
     RETENTION,
     SAVED,
     SEQUENCE,
+    STOPPED,
     TAIL,
     TS,
     Floats,
@@ -150,7 +154,7 @@ def _join(
     if bounds is not None:
         new_keys = 1 if line[CAP] == 0 else 0
         if is_full(ctl, bounds, new_keys):
-            ctl[FULL] = 1
+            ctl[STOPPED] = CAP_MET
             return -1
     if not make_room(arena, line, ctl):
         return -1
@@ -187,10 +191,12 @@ def slide(
     status: NDArray[np.uint8],
     start: Integer,
 ) -> Integer:
-    """Apply rows start… in order; `out[i]` and `status[i]` are set for each. Returns how far it came.
+    """Apply rows start… in order; `out[i]` (NaN but for an accepted event) and `status[i]` are set for each. Returns
+    how far it came.
 
-    Less than the number of rows means that the arena is full, or with ctl[FULL] that a cap of `bounds` is met: make
-    space and call again from there; the row was not put in. `slots[i]` is −1 for a label whose key is unknown.
+    Less than the number of rows means what ctl[STOPPED] says: see to it, blank it, and call again from there; the row
+    was not put in. ARENA_FULL: make it larger. CAP_MET: evict keys. KEYS_EXPIRE: the row reaches NEXT_EXPIRY, so forget
+    those that nothing looks back to. `slots[i]` is −1 for a label whose key is unknown.
     `labels[i]` is NOT_A_LABEL for an event, OF_A_STREAM for a record of a second stream. `numbers[i]` are the values of
     the columns from NUMBERS on. `walks` and `scans` are None where both are empty, `bounds` (`merging`) for a stage
     without: numba then compiles a variant without them. `scratch` is `sketches.SCRATCH` long where there are scans.
@@ -199,6 +205,7 @@ def slide(
     count = edges.shape[0]
     at = np.empty(count if walks is None else count + walks.shape[0], np.int64)
     for row in range(start, slots.shape[0]):
+        out[row] = np.nan
         slot = slots[row]
         ts = times[row]
         identity = identities[row]
@@ -206,6 +213,13 @@ def slide(
         if slot < 0:
             status[row] = LABEL_UNMATCHED
             continue
+        if label < 0:
+            moment = ts if label == NOT_A_LABEL else ts - limits[LEAD]
+            if moment > ctl[NEWEST_SEEN]:
+                ctl[NEWEST_SEEN] = moment
+                if moment >= ctl[NEXT_EXPIRY]:
+                    ctl[STOPPED] = KEYS_EXPIRE
+                    return row
         line = meta[slot]
         base, mask, tail, head = line[BASE], line[CAP] - 1, line[TAIL], line[HEAD]
 
@@ -236,7 +250,7 @@ def slide(
             elif labelled and known == label:
                 status[row] = LABEL_DUPLICATE
             elif bounds is not None and is_full(ctl, bounds, 0):
-                ctl[FULL] = 1
+                ctl[STOPPED] = CAP_MET
                 return row
             elif not make_room(arena, line, ctl):
                 return row
@@ -287,7 +301,7 @@ def slide(
         if bounds is not None:
             new_keys = 1 if line[CAP] == 0 else 0
             if is_full(ctl, bounds, new_keys):
-                ctl[FULL] = 1
+                ctl[STOPPED] = CAP_MET
                 return row
         if not make_room(arena, line, ctl):
             return row
@@ -318,18 +332,3 @@ def slide(
         if scans is not None:
             scan(arena, line, edges, scans, at, ts, numbers[row], scratch, out[row])
     return slots.shape[0]
-
-
-@njit(cache=True)
-def hash_ids(text: NDArray[np.uint8], ends: Int64s, out: NDArray[np.uint64]) -> None:
-    """64-bit FNV-1a of each id, finished by murmur's mixer; id i is text[ends[i − 1]:ends[i]]."""
-    start = 0
-    for index in range(ends.shape[0]):
-        value = np.uint64(0xCBF29CE484222325)
-        for at in range(start, ends[index]):
-            value = (value ^ np.uint64(text[at])) * np.uint64(0x100000001B3)
-        value ^= value >> np.uint64(33)
-        value *= np.uint64(0xFF51AFD7ED558CCD)
-        value ^= value >> np.uint64(33)
-        out[index] = value
-        start = ends[index]

@@ -7,8 +7,9 @@ State of one (stage, partition), all int64 and owned by `engine.WindowEngine`:
                              the rest hold is said by the stage (`columns.Column`). Where a stage joins second streams,
                              the first STREAMS of those from NUMBERS on count the records of one each
     meta  [K, FIXED + V + E] one line a key: the columns BASE…FIXED, V running totals, one cursor an edge
-    ctl   [64]               ARENA_USED, DIRTY_COUNT, FREE_ROWS, the counts that caps are held against (`merging`),
-                             then one free list of rings a power of two, linked through TS
+    ctl   [64]               ARENA_USED, DIRTY_COUNT, FREE_ROWS, the counts that caps are held against (`merging`), why
+                             the last call STOPPED, NEWEST_SEEN ms of all keys and the moment of the NEXT_EXPIRY; then
+                             one free list of rings a power of two, linked through TS
 
 A stage that merges rows (`merging`) has MERGED_WORDS more at the end of each line.
 
@@ -18,6 +19,7 @@ prefix(HEAD) = total. A cursor is a lower bound for the next event in order, nev
 function of its key's own records in arrival order; where it lies, how wide it is and where its sums begin are not.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -33,13 +35,24 @@ WEIGHT, LABEL, NUMBERS = 0, 1, 2
 
 BASE, CAP, TAIL, HEAD, NEWEST, SEQUENCE, FIRST_CHUNK, SAVED, FIXED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
-ARENA_USED, DIRTY_COUNT, FREE_ROWS, HELD_ROWS, HELD_KEYS, FULL, FREE_LISTS = 0, 1, 2, 3, 4, 5, 8
+ARENA_USED, DIRTY_COUNT, FREE_ROWS, HELD_ROWS, HELD_KEYS, STOPPED, NEWEST_SEEN, NEXT_EXPIRY, FREE_LISTS = range(9)
 CTL_SIZE = 64
 SMALLEST_RING = 4
 
 LATENESS, RETENTION, LEAD, STREAMS, LIMITS = 0, 1, 2, 3, 4
 
 NOT_A_LABEL, OF_A_STREAM = -1, -2
+
+ARENA_FULL, CAP_MET, KEYS_EXPIRE = 0, 1, 2
+"""Why a call of `kernels.slide` stopped."""
+
+
+def wrapping() -> AbstractContextManager[object]:
+    """Sums and hashes wrap around on purpose; only numpy scalars, where numba is switched off, would warn about it."""
+    return _NOTHING if hasattr(upper_bound, "py_func") else np.errstate(over="ignore")
+
+
+_NOTHING = nullcontext()
 
 
 @njit(cache=True)
