@@ -1,7 +1,5 @@
 """Mistakes that a summary may hold: like the rules of `test_pipeline_refusals`, put before the shipped second stage."""
 
-from tidemill.runtime.pipelinefile import pipeline_text
-
 _BEFORE = "    - entity: terminal\n"
 _AT = "features.stages.0.summaries.0"
 
@@ -21,16 +19,12 @@ def _of_field(name: str, what: str, where: str, said: str) -> tuple[str, str, st
     return (_BEFORE, _with(f"{{name: {name}, {what}}}"), f"{_AT}.fields.0{where}", said)
 
 
-def _with_replacement() -> tuple[str, str, str, str]:
-    """A summary in a version that replaces the first: the shipped file from `features` to the second stage."""
-    text = pipeline_text("fraud")[0]
-    old = text[text.index("features:\n") : text.index(_BEFORE) + len(_BEFORE)]
-    new = old.replace("version: 1\n", "version: 2\n  replaces: 1\n").replace(_BEFORE, _with())
-    return (old, new, "features.replaces", "not taken over from another version")
-
-
 SUMMARY_RULES: dict[str, tuple[str, str, str, str]] = {
-    "summary in a version that replaces another": _with_replacement(),
+    "summary with too many closed sessions": (
+        _BEFORE,
+        _with(window="type: session, gap: 1s, within: 1h", more="on_late: correct\ncorrections_for: 1h"),
+        *(f"{_AT}.corrections_for", "a key might keep 3,600 closed sessions"),
+    ),
     "two summaries of a name": (
         _BEFORE,
         _with().replace(

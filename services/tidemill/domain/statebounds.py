@@ -44,14 +44,21 @@ def lead_of(pipeline: Pipeline, index: int) -> int:
     return max((pipeline.streams[name].max_lead for name in pipeline.streams_of(index)), default=0)
 
 
-def retention_of(pipeline: Pipeline, index: int) -> int:
-    """How long a row stays, in ms: for the longest look-back plus the lateness of events, and at least until its label
-    may come; as long as a duplicate of it could reach a summary that is corrected; and where streams are joined, for
-    their lead more: a key that has only a stream's record seems so much older than it is."""
+def feature_retention_of(pipeline: Pipeline, index: int) -> int:
+    """How long features need a row, in ms: for the longest look-back plus the lateness of events, and at least until
+    its label may come; where streams are joined, for their lead more: a key that has only a stream's record seems so
+    much older than it is."""
     features = pipeline.features
-    needed = [one.look_back for one in features.stages[index].features if one.aggregate is not None]
-    needed += [summary.corrected_within for summary in features.stages[index].summaries]
-    return max([features.label_lateness, *needed]) + lateness_of(features, index) + lead_of(pipeline, index)
+    look_backs = [one.look_back for one in features.stages[index].features if one.aggregate is not None]
+    return max([features.label_lateness, *look_backs]) + lateness_of(features, index) + lead_of(pipeline, index)
+
+
+def retention_of(pipeline: Pipeline, index: int) -> int:
+    """How long a row stays: for its features, and as long as a duplicate of it could reach a summary."""
+    features = pipeline.features
+    longest = max((summary.told_apart_for for summary in features.stages[index].summaries), default=0)
+    needed = longest + lateness_of(features, index) + lead_of(pipeline, index)
+    return max(feature_retention_of(pipeline, index), needed)
 
 
 def of_sums(feature: FeatureSpec) -> bool:
@@ -78,7 +85,7 @@ def merging_of(features: FeaturesSpec, index: int) -> Merging | None:
     late = lateness_of(features, index)
     reach = [feature.look_back + late for feature in exact]
     # The id of a merged row is gone, and with it the knowledge of its duplicates.
-    reach += [summary.corrected_within + late for summary in stage.summaries]
+    reach += [summary.told_apart_for + late for summary in stage.summaries]
     return Merging(
         bucket=stage.bucket or min(buckets),
         settled_after=max([late, features.label_lateness, *reach]),
@@ -168,6 +175,6 @@ def _because(features: FeaturesSpec, index: int, merging: Merging) -> str:
         if feature.aggregate is not None and exact and feature.look_back + late == merging.settled_after:
             return f"as far as {feature.name!r}, which is exact, looks back"
     for summary in features.stages[index].summaries:
-        if summary.corrected_within + late == merging.settled_after:
-            return f"as far as {summary.name!r} is corrected"
+        if summary.told_apart_for + late == merging.settled_after:
+            return f"as far as {summary.name!r} must know its events"
     return "label_lateness" if features.label_lateness == merging.settled_after else "allowed_lateness"

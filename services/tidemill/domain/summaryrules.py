@@ -12,16 +12,13 @@ from tidemill.domain.windows import HoppingWindow, SessionWindow
 MOST_OVERLAPPING = 1_000
 """Hopping windows that one event may lie in: each is updated by it."""
 
+MOST_CLOSED_SESSIONS = 1_000
+"""Closed sessions of a key that may be kept for corrections."""
+
 
 def summary_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
     """Everything wrong with `summaries` of any stage."""
     features = pipeline.features
-    if features.replaces is not None and features.summaries_behind(-1):
-        yield Mistake(
-            ("features", "replaces"),
-            "open windows of summaries are not taken over from another version; leave replaces out, and the version "
-            "reads the events from their beginning",
-        )
     for at, stage in enumerate(features.stages):
         where: Path = ("features", "stages", at, "summaries")
         for position, name in repeated(summary.name for summary in stage.summaries):
@@ -52,6 +49,12 @@ def _window(summary: SummarySpec, path: Path) -> Iterator[Mistake]:
                 (*path, "window", "hop"),
                 f"every event would lie in {window.size // window.hop:,} windows; at most {MOST_OVERLAPPING:,} may",
             )
+    if isinstance(window, SessionWindow) and summary.corrections_for > MOST_CLOSED_SESSIONS * window.gap:
+        yield Mistake(
+            (*path, "corrections_for"),
+            f"a key might keep {summary.corrections_for // max(1, window.gap):,} closed sessions, and each event is "
+            f"held against all of them; corrections_for may be {MOST_CLOSED_SESSIONS:,} times gap",
+        )
     if isinstance(window, SessionWindow) and window.within < window.gap:
         yield Mistake((*path, "window", "within"), f"within ({window.within} ms) is shorter than gap ({window.gap} ms)")
     if window.reach + summary.corrections_for > LONGEST_WINDOW_MS:

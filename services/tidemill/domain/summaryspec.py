@@ -54,6 +54,8 @@ class SummarySpec(Section):
         return self.window.gap if isinstance(self.window, SessionWindow) else self.window.size
 
     @property
-    def corrected_within(self) -> int:
-        """How far behind the watermark an event may be and still correct a summary; 0 if none does."""
-        return self.window.reach + self.span + self.corrections_for if self.on_late == "correct" else 0
+    def told_apart_for(self) -> int:
+        """How far behind the watermark an event may be and still count: so long its duplicates must be known."""
+        if self.on_late == "correct":
+            return self.window.reach + self.span + self.corrections_for
+        return self.window.reach + (self.window.gap if isinstance(self.window, SessionWindow) else 0)

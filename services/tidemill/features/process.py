@@ -115,8 +115,11 @@ def _unit(spec: ServiceSpec, pipeline: Pipeline, stage: str, health: Health) -> 
     definition = compile_stage(pipeline, index)
     compile_kernels(rowwise=definition.tables.rowwise, bounded=definition.bounds is not None)
     log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
-    if pipeline.features.stages[index].summaries or pipeline.features.summaries_behind(index):
-        stage_metrics, summary_metrics = StageMetrics(health.metrics), SummaryMetrics(health.metrics)
-        return Unit(spec, SummarizingStage(pipeline, index, stage_metrics, summary_metrics), health)
-    service = KeyedStage(pipeline, index, StageMetrics(health.metrics))
+    metrics = StageMetrics(health.metrics)
+    summarizing = pipeline.features.stages[index].summaries or pipeline.features.summaries_behind(index)
+    service = (
+        SummarizingStage(pipeline, index, metrics, SummaryMetrics(health.metrics))
+        if summarizing
+        else KeyedStage(pipeline, index, metrics)
+    )
     return Unit(spec, service, health, service.succeed)

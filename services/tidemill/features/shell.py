@@ -203,7 +203,9 @@ class KeyedStage:
         again = [self._is_answered(record) for record in records]
         if not any(again):
             return
-        kept = [at for at in zip(output.records, self.origins, strict=True) if not (self._last and again[at[1]])]
+        onward = None if self._last else self._output
+        made = zip(output.records, self.origins, strict=True)
+        kept = [at for at in made if not again[at[1]] or at[0].topic == onward]
         self.origins = [origin for _, origin in kept]
         output.records = [out._replace(headers=ANSWERED) if again[origin] else out for out, origin in kept]
         output.dead = [dead for dead in output.dead if not self._is_answered(dead.record)]

@@ -86,6 +86,7 @@ class SummarizingStage(KeyedStage):
 
     def _judged(self, records: Sequence[Record], columns: Columns, status: NDArray[np.uint8], output: Output) -> None:
         summaries: list[OutRecord] = []
+        origins: list[int] = []
         told: list[tuple[int, list[OutRecord]]] = []
         for at, record, event in self._steps(records, columns, status):
             held = self._held.get(record.partition)
@@ -94,12 +95,14 @@ class SummarizingStage(KeyedStage):
             made = held.heard(event.partition, event.watermark) if isinstance(event, Watermark) else held.event(event)
             self._touched.add(record.partition)
             summaries += map(self._written, made)
+            origins += [at] * len(made)
             said = held.watermark.to_hand_on()
-            if said is not None:
-                told.append((at, list(self._handed_on(record, said[0]))))
+            if said:
+                told.append((at, [out for mark in said for out in self._handed_on(record, mark)]))
         if told:
             self._behind(output, told)
         output.records += summaries
+        self.origins += origins
 
     def _steps(
         self, records: Sequence[Record], columns: Columns, status: NDArray[np.uint8]

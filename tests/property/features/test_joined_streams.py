@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.featureoracle import Oracle, Row, agrees
 from support.featurestreams import (
     FIRST,
+    JOINED,
     SCALE,
     SECOND,
     cut,
@@ -16,12 +17,14 @@ from support.featurestreams import (
     joined_lists,
     restored,
     save,
+    shop,
     slide,
     stage_of,
 )
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.features.core import kernels
+from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.engine import WindowEngine
 
 lateness = st.sampled_from([(0, 0), (10 * SECOND, 5 * SECOND), (20 * SECOND, 40 * SECOND)])
@@ -73,6 +76,34 @@ def test_batches_and_restarts_do_not_change_a_bit_of_a_join(
         if chance.random() < 0.3:
             engine = restored(stage, changelog)
     assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lead=st.integers(0, 40).map(lambda seconds: seconds * SECOND),
+    late=st.integers(0, 20).map(lambda seconds: seconds * SECOND),
+    seed=st.integers(0, 2**32),
+)
+def test_a_record_far_ahead_of_events_that_came_after_it_stays_in_the_changelog_while_it_lives(
+    lead: int, late: int, seed: int
+) -> None:
+    """A chunk is deleted when its rows have expired; the first to arrive may be the last to expire."""
+    chance = random.Random(seed)
+    wanted = (FeatureSpec(name="f", aggregate="last", stream="limits", field="amount", window=60 * SECOND),)
+    streams = {name: stream.model_copy(update={"max_lead": lead}) for name, stream in JOINED.streams.items()}
+    stage = compile_stage(shop(wanted, late, 0, pipeline=JOINED.model_copy(update={"streams": streams})), 0)
+    engine, whole = WindowEngine(stage), WindowEngine(stage)
+    changelog: dict[bytes, bytes] = {}
+    clock = 1_000_000_000
+    for number in range(150):
+        clock += chance.choice([0, 1, 2, 5]) * SECOND
+        is_ahead = chance.random() < 0.2
+        ts = clock + (lead if is_ahead else -chance.randint(0, late))
+        row = Row(b"a", number, ts, number, None, "web", "limits" if is_ahead else None)
+        assert slide(engine, stage, [row])[0].tobytes() == slide(whole, stage, [row])[0].tobytes()
+        save(engine, changelog)
+        engine = restored(stage, changelog)
+        assert engine.rows == whole.rows
 
 
 @settings(max_examples=100, deadline=None)

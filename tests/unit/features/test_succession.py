@@ -5,12 +5,20 @@ import random
 import pytest
 
 from support.featurestages import keyed_stage
+from support.featurestreams import SHOP
+from support.joinedpipeline import JOINED_FRAUD
 from support.livechain import live_vectors, logs, released
 from support.paymentstream import payments_and_labels
-from tidemill.domain.pipeline import Pipeline
+from support.summaryoracle import Payment
+from support.summarystreams import arrivals, as_record, shop, stage_of, written
+from tidemill.domain.pipeline import Pipeline, TopicSettings
+from tidemill.domain.summaryspec import SummarySpec
 from tidemill.errors import ConfigurationError
+from tidemill.features.offline.preparation import _position, prepare
+from tidemill.features.offline.topicinput import Connection
 from tidemill.features.process import service_spec
 from tidemill.features.shell import ANSWERED, KeyedStage
+from tidemill.features.summarizing import SummarizingStage
 from tidemill.runtime.pipelinefile import load_pipeline, parse_pipeline, pipeline_text
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import DeadLetter, OutRecord, Record
@@ -73,6 +81,59 @@ def test_a_successor_answers_what_was_not_answered_as_if_it_had_read_everything(
     assert refused, "the stream holds late events behind the middle too"
     marked = sum(out.headers == ANSWERED for out in passed)
     assert 0 < marked < len(passed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_successor_sums_up_what_was_answered_and_writes_only_what_closes_behind_it(seed: int) -> None:
+    chance = random.Random(seed)
+    tens = SummarySpec.model_validate(
+        {"name": "tens", "window": {"type": "tumbling", "size": "10s"}, "fields": [{"name": "n", "aggregate": "count"}]}
+    )
+    features = shop([tens], 2_000, [tens]).features.model_copy(update={"version": 2, "replaces": 1})
+    pipeline = SHOP.model_copy(update={"features": features, "topics": TopicSettings(partitions=1)})
+    items = [item for item in arrivals(chance, 200, marks=False) if isinstance(item, Payment)]
+    records = [as_record(item, offset) for offset, item in enumerate(items)]
+    middle = chance.randrange(50, 150)
+
+    def chain(answered: int) -> list[list[OutRecord]]:
+        """What each stage writes."""
+        first, second = summarizing(pipeline, 0), summarizing(pipeline, 1)
+        first.succeed({("fraud-events", 0): answered})
+        passed, _ = drive(first, records, random.Random(seed))
+        onward = [out for out in passed if out.topic == "fraud-by-terminal-v2"]
+        moved = [record._replace(headers=out.headers) for record, out in zip(logs(onward, 1), onward, strict=True)]
+        return [passed, drive(second, moved, random.Random(seed))[0]]
+
+    whole, after = chain(0), chain(middle)
+    before = [drive(summarizing(pipeline, 0), records[:middle], random.Random(seed))[0]]
+    for entity, index in (("customer", 0), ("terminal", 1)):
+        everything, written_after = (written(made[index], entity) for made in (whole, after))
+        assert written_after == everything[len(everything) - len(written_after) :]
+        assert 3 < len(written_after) < len(everything)
+    assert len(written(whole[0])) == len(written(before[0])) + len(written(after[0]))
+    vectors = [out for out in after[1] if out.topic == "fraud-features"]
+    assert vectors == [out for out in whole[1] if out.topic == "fraud-features"][-len(vectors) :]
+
+
+def summarizing(pipeline: Pipeline, index: int) -> SummarizingStage:
+    stage = stage_of(pipeline, index)
+    stage.restore(0, ())
+    return stage
+
+
+def test_neither_summaries_nor_streams_that_were_not_read_can_be_prepared(second: Pipeline) -> None:
+    tens = SummarySpec.model_validate(
+        {"name": "tens", "window": {"type": "tumbling", "size": "10s"}, "fields": [{"name": "n", "aggregate": "count"}]}
+    )
+    stage = second.features.stages[0].model_copy(update={"summaries": (tens,)})
+    features = second.features.model_copy(update={"stages": (stage, *second.features.stages[1:])})
+    nowhere = Connection("127.0.0.1:1", {})
+    with pytest.raises(ConfigurationError, match="summaries cannot be prepared") as caught:
+        prepare(second.model_copy(update={"features": features}), nowhere, lambda *_: None)
+    assert "writes nothing that version 1 has written" in caught.value.hint
+    joined = {("fraud-events", 0): 5, ("fraud-labels", 0): 5, ("fraud-stream-logins", 0): 3}
+    with pytest.raises(ConfigurationError, match="group fraud-features-customer never read fraud-stream-limits"):
+        _position(JOINED_FRAUD, nowhere, joined, "fraud-features-customer")
 
 
 def dead(letters: list[DeadLetter]) -> list[tuple[Record, str, str]]:

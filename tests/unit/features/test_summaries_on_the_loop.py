@@ -103,6 +103,18 @@ def test_a_later_stage_waits_for_every_partition_of_the_one_before(monkeypatch: 
     assert len(world.events()) == before, "both partitions have said that they are idle"
 
 
+@pytest.mark.parametrize("offset", range(0, 90, 13))
+def test_silence_closes_a_session_of_a_later_stage_wherever_its_end_lies(
+    monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    """Also between two steps of the grid by which watermarks are handed on."""
+    visits = VISITS.model_copy(update={"window": VISITS.window.model_copy(update={"gap": 500 * SECOND})})
+    world = World(shop([], LATENESS, [visits]), monkeypatch)
+    world.send(0, payment(1, offset + offset / 1_000))
+    world.wait(700, step=1)
+    assert [one.values["payments"] for one in world.summaries("terminal")] == [1]
+
+
 def test_a_partition_that_never_had_a_key_holds_nothing_back_for_longer_than_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

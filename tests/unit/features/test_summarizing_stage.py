@@ -19,6 +19,7 @@ from tidemill.errors import StateCorrupt
 from tidemill.features import warmup
 from tidemill.features.core.definition import compile_stage
 from tidemill.features.core.holdings import WindowHoldings
+from tidemill.features.core.summarypartition import is_summary_entry
 from tidemill.features.core.watermark import PartitionWatermark, Policy, Watermark, read_watermark
 from tidemill.features.metrics import SUMMARIES, SummaryMetrics
 from tidemill.features.process import _unit, service_spec
@@ -92,6 +93,39 @@ def test_state_of_another_definition_is_refused_with_advice() -> None:
     with pytest.raises(StateCorrupt, match="another definition of this summary") as caught:
         other.restore(0, changelog.items())
     assert "name the pipeline anew" in caught.value.hint
+
+
+@pytest.mark.parametrize("days", [("2d", "2d"), (None, "2d"), ("2d", None), ("2d", "30d")])
+def test_rings_go_on_whatever_is_summed_up_and_corrected(days: tuple[str | None, str | None]) -> None:
+    week = {"type": "tumbling", "size": "7d"}
+    before, after = (
+        [summary("s", week, on_late="correct", corrections_for=day)] if day is not None else [] for day in days
+    )
+    changelog: dict[bytes, bytes] = {}
+    flushed(stage_of(shop(before, 0)), [payment(1, 0)], changelog)
+    rings = [(key, value) for key, value in changelog.items() if not is_summary_entry(key)]
+    stage = stage_of(shop(after, 0))
+    stage.restore(0, rings)
+    output = flushed(stage, [payment(2, 1)], {})
+    made = [orjson.loads(out.value or b"") for out in output.records if out.topic == "fraud-features"]
+    assert [one["features"] for one in made] == [[2]]
+
+
+def test_an_event_is_known_again_as_long_as_its_window_is_open() -> None:
+    """Its key's features ask for a minute only."""
+    pipeline = shop([summary("month", {"type": "tumbling", "size": "30d"})], 0)
+    features = pipeline.features.model_copy(update={"label_lateness": 0})
+    stage = stage_of(pipeline.model_copy(update={"features": features}))
+    month = 30 * 86_400
+    begun = month - T // SECOND % month
+    first = payment(1, begun)
+    flushed(stage, [first], {})
+    for day in range(1, 30):
+        flushed(stage, [payment(1 + day, begun + day * 86_400, "b")], {})
+    assert flushed(stage, [first], {}).records == []
+    output = flushed(stage, [payment(99, begun + month, "c")], {})
+    counts = {one.key: one.values["payments"] for one in written(output.records)}
+    assert counts == {"a": 1, "b": 29}
 
 
 @pytest.mark.parametrize("left", [[], [summary("other")]], ids=["none", "another"])
@@ -241,10 +275,18 @@ def test_who_hands_on_speaks_until_all_is_closed_behind_and_then_says_that_it_is
         said.append(spoken[0])
         mark.heard(0, spoken[0])
     assert said == [5_990, None]
-    assert mark.to_hand_on() == (None,)
-    assert mark.to_hand_on() is None
+    assert mark.to_hand_on() == (5_990, None), "the last value first: no other record will say it"
+    assert mark.to_hand_on() == ()
     mark.event(5_001)
     assert mark.to_hand_on() == (5_990,), "awake again"
+
+
+def test_an_idle_record_from_before_an_event_is_no_news() -> None:
+    mark = PartitionWatermark(TELLING)
+    mark.event(5_000)
+    mark.heard(0, None)
+    assert (mark.idle, mark.to_hand_on()) == (False, (4_990,))
+    assert mark.idle_at(None) is not None, "it will speak again, or windows behind would wait for ever"
 
 
 def test_a_watermark_is_handed_on_when_it_crosses_the_grid() -> None:
@@ -253,7 +295,7 @@ def test_a_watermark_is_handed_on_when_it_crosses_the_grid() -> None:
     for time in (110, 150, 199, 211, 500, 505):
         mark.event(time)
         told.append(mark.to_hand_on())
-    assert told == [(100,), None, None, (201,), (490,), None]
+    assert told == [(100,), (), (), (201,), (490,), ()]
 
 
 def test_of_several_sources_the_slowest_that_is_awake_counts() -> None:
@@ -277,7 +319,7 @@ def test_a_restored_watermark_goes_on_and_one_of_other_partitions_is_refused() -
     mark.to_hand_on()
     restored = PartitionWatermark(policy)
     restored.restore(mark.pack())
-    assert (restored.value, restored.sources, restored.to_hand_on()) == (400, {0: 500, 1: 400}, None)
+    assert (restored.value, restored.sources, restored.to_hand_on()) == (400, {0: 500, 1: 400}, ())
     coarser = PartitionWatermark(policy._replace(grid=300))
     coarser.restore(mark.pack())
     assert coarser.to_hand_on() == (400,), "what waits behind has changed"
@@ -288,7 +330,11 @@ def test_a_restored_watermark_goes_on_and_one_of_other_partitions_is_refused() -
 def test_a_watermark_record_is_read_as_written_and_nothing_else_is_one() -> None:
     mark = Watermark(1, "customer", 3, None)
     assert read_watermark(mark.encode()) == mark
-    for other in (None, b"", b"{}", b'{"kind":"event","v":1,"stage":"c","partition":0,"watermark":1}', b"[1]"):
+    forged = [
+        b'{"kind":"watermark","v":1,"stage":"c","partition":0,"watermark":%d}' % w for w in (-1, 1 << 53, 1 << 64)
+    ]
+    event = b'{"kind":"event","v":1,"stage":"c","partition":0,"watermark":1}'
+    for other in (None, b"", b"{}", event, b"[1]", *forged):
         assert read_watermark(other) is None
 
 

@@ -192,11 +192,11 @@ def _write_rows(
 
 
 @njit(cache=True)
-def _lowest_arrival(arena: Int64s, line: Int64s, start: Integer, lateness: Integer) -> Integer:
+def _lowest_arrival(arena: Int64s, line: Int64s, start: Integer, ahead: Integer) -> Integer:
     """The lowest sequence number among the rows from `start` on."""
     base, mask = line[BASE], line[CAP] - 1
     lowest = line[SEQUENCE]
-    # What came before an event is no newer than it, but for the lateness: no need to look further than that.
+    # What came before an event is newer than it by `ahead` at most: no need to look further than that.
     furthest = np.int64(0x7FFFFFFFFFFFFFFF)
     for position in range(start, line[HEAD]):
         place = base + (position & mask)
@@ -206,7 +206,7 @@ def _lowest_arrival(arena: Int64s, line: Int64s, start: Integer, lateness: Integ
         if (arrival >> 1) < lowest:
             lowest = arrival >> 1
             if (arrival & 1) == 0:
-                furthest = arena[place, TS] + lateness
+                furthest = arena[place, TS] + ahead
     return lowest
 
 
@@ -262,7 +262,7 @@ def pack(
     ctl: Int64s,
     dirty: Int64s,
     fingerprint: Integer,
-    lateness: Integer,
+    ahead: Integer,
     merging: Integer,
     records: Int64s,
     words: Words,
@@ -270,8 +270,9 @@ def pack(
     """Write the chunks that changed since the last call, and name those whose rows have all expired or been merged.
 
     A line of `records` is (slot, chunk, start, end) in words; start = end is a chunk to delete. Clears the dirty list
-    and returns the number of lines. The caller sizes both buffers by `pack_bounds`. `merging` is 1 where the stage
-    merges rows, else 0.
+    and returns the number of lines. The caller sizes both buffers by `pack_bounds`. `ahead` is how much newer than an
+    event a row may be that came before it: the lateness, and the lead of streams. `merging` is 1 where the stage merges
+    rows, else 0.
     """
     columns = arena.shape[1] - PREFIX
     places = np.empty(CHUNK_ROWS, np.int64)
@@ -285,7 +286,7 @@ def pack(
         if line[SAVED] % CHUNK_ROWS == 0 or last > oldest:
             # A chunk was opened: the moment to look for the ones that nothing lives in any more.
             start = first_plain(arena, line) if merging else line[TAIL]
-            alive = _lowest_arrival(arena, line, start, lateness) // CHUNK_ROWS
+            alive = _lowest_arrival(arena, line, start, ahead) // CHUNK_ROWS
             for chunk in range(line[FIRST_CHUNK], min(alive, oldest + 1)):
                 written = _name(records, written, slot, chunk, at, at)
             line[FIRST_CHUNK] = alive

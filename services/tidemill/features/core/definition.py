@@ -14,7 +14,7 @@ from tidemill.domain.expressions import names as expression_names
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import parse_filter
 from tidemill.domain.pipeline import Pipeline
-from tidemill.domain.statebounds import Merging, lateness_of, lead_of, merging_of, retention_of
+from tidemill.domain.statebounds import Merging, feature_retention_of, lateness_of, lead_of, merging_of, retention_of
 from tidemill.domain.windows import (
     CountWindow,
     DecayWindow,
@@ -126,6 +126,8 @@ class StageDefinition:
     """(stream, number field, scale) of what `kept` holds of them."""
     lead: int = 0
     """A stream's record moves its key's time as an event so much older would."""
+    feature_retention: int = 0
+    """How long rows would stay if there were no summaries, which change no meaning of a row; 0: as long."""
     one_hots: tuple[OneHot, ...] = ()
     merging: Merging | None = None
     caps: Caps | None = None
@@ -165,7 +167,7 @@ class StageDefinition:
     def fingerprint(self) -> int:
         """32 bits over what the rows of a changelog mean; rows of another fingerprint cannot be continued."""
         meaning = [PREFIX, self.entity, list(map(repr, self.kept)), self.numbers, self.scales]
-        meaning += [self.retention, self.lateness]
+        meaning += [self.feature_retention or self.retention, self.lateness]
         if self.streams:
             meaning += [self.stream_scales, self.lead]
         if self.merging is not None:
@@ -345,6 +347,7 @@ def compile_stage(pipeline: Pipeline, index: int) -> StageDefinition:
             for field in fields_of(kept, texts=False, stream=name)
         ),
         lead=lead_of(pipeline, index),
+        feature_retention=feature_retention_of(pipeline, index),
         one_hots=one_hots,
         merging=merging_of(features, index),
         caps=Caps(limits.max_keys, limits.max_bytes, limits.when_full == "evict") if limits else None,

@@ -289,7 +289,7 @@ class WindowEngine:
                 self._ctl,
                 self._dirty,
                 stage.fingerprint,
-                stage.lateness,
+                stage.lateness + stage.lead,
                 self._merging,
                 table,
                 buffer,

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from tidemill.features.core.codec import EventTime
+
 NOTHING = -(1 << 62)
 """The watermark before anything was seen."""
 
@@ -26,7 +28,7 @@ class Watermark(msgspec.Struct, tag_field="kind", tag="watermark", frozen=True):
     v: int
     stage: str
     partition: int
-    watermark: int | None
+    watermark: EventTime | None
 
     def encode(self) -> bytes:
         return _encode(self)
@@ -85,7 +87,8 @@ class PartitionWatermark:
         """A watermark record was read: of this partition itself in the first stage, of a source in a later one."""
         self.changed = True
         if self.policy.sources == 0:
-            self.idle = watermark is None
+            # Said before what lies between was written, it is no news: windows that are open since would wait for ever.
+            self.idle = watermark is None and not self._waited_for
             self.value = max(self.value, NOTHING if watermark is None else watermark)
             return
         self.sources[source] = watermark
@@ -95,18 +98,19 @@ class PartitionWatermark:
         self.idle = not busy
         self.value = max(self.value, min(busy, default=NOTHING))
 
-    def to_hand_on(self) -> tuple[int | None] | None:
-        """The watermark to tell the next stage now, in a tuple of one, or None where there is nothing new."""
+    def to_hand_on(self) -> tuple[int | None, ...]:
+        """What to tell the next stage now, in this order."""
         grid = self.policy.grid
         if not grid:
-            return None
+            return ()
         if self.idle:
             if self.told_idle:
-                return None
+                return ()
             self.told_idle, self.handed_on, self.changed = True, None, True
-            return (None,)
+            # Between two steps of the grid it may have passed the end of a window there, and it will not come again.
+            return (None,) if self.value == NOTHING else (self.value, None)
         if self.value == NOTHING or (self.handed_on is not None and self.value // grid <= self.handed_on):
-            return None
+            return ()
         self.told_idle, self.handed_on, self.changed = False, self.value // grid, True
         return (self.value,)
 
@@ -131,11 +135,15 @@ class PartitionWatermark:
             return None
         reached = self.value + int((now - self.quiet_since) * 1000) if self.value != NOTHING else NOTHING
         closes = next_closing is not None and reached >= next_closing
-        waited_for = bool(self.policy.grid) and self.newest != NOTHING and self.value <= self.newest + self.policy.span
         self.quiet_since = now
-        if closes or waited_for:
+        if closes or (self.policy.grid and self._waited_for):
             return (max(0, reached),)
         return (None,) if self.policy.grid else None
+
+    @property
+    def _waited_for(self) -> bool:
+        """Whether a window of a later stage may be open that holds an event of this partition."""
+        return self.newest != NOTHING and self.value <= self.newest + self.policy.span
 
     def pack(self) -> bytes:
         """The state as bytes."""

@@ -53,6 +53,12 @@ def prepare(
         )
     if features.state == "memory":
         raise ConfigurationError("with features.state: memory there is no state to prepare", hint="Start it as it is.")
+    if features.summaries_behind(-1):
+        raise ConfigurationError(
+            "windows of summaries cannot be prepared: they close as records come",
+            hint=f"Start version {features.version} as it is: it reads the whole history first, and writes nothing "
+            f"that version {features.replaces} has written.",
+        )
     admin = Admin(connection.bootstrap_servers, connection.options)
     counts = admin.partition_counts()
     wanted = {at.name for spec in specs for at in spec.inputs} | {str(spec.state_topic) for spec in specs}
@@ -100,6 +106,11 @@ def _position(
         raise ConfigurationError(
             f"group {group} has no offset for {' or '.join(topics)}: the version to replace never ran",
             hint="Check features.replaces; where nothing is to be taken over, start the new version without it.",
+        )
+    if unread := sorted(topics.keys() - {topic for topic, _ in committed}):
+        raise ConfigurationError(
+            f"group {group} never read {', '.join(unread)}: how much of it belongs before its position is not known",
+            hint="Start the new version as it is: it reads the whole history first, and writes nothing twice.",
         )
     with closing(connection.reader(list(topics))) as reader:
         marks = reader.watermarks()
