@@ -30,6 +30,15 @@ ANSWERED = (("tidemill-answered", b"1"),)
 _KEY, _VALUE = itemgetter(0), itemgetter(1)
 
 
+def _of_statuses(chosen: Iterable[int]) -> NDArray[np.bool_]:
+    """Whether a status is one of these, by status."""
+    return np.isin(np.arange(kernels.STATUSES), list(chosen))
+
+
+_OF_STREAMS = (kernels.STREAM_ACCEPTED, kernels.STREAM_PASSED)
+_REFUSED = _of_statuses([kernels.LATE, kernels.STREAM_LATE, kernels.LABEL_UNMATCHED])
+
+
 class KeyedStage:
     """Stage `index` of the pipeline's features, keyed by its entity (implements runtime.service.Service).
 
@@ -54,11 +63,22 @@ class KeyedStage:
         self._answered: Mapping[Partition, int] = {}
         self._metrics = metrics
         stage = self._definition
-        self._late = f"event_time is more than {stage.lateness} ms older than the newest of this {stage.entity}"
+        late = f"event_time is more than {stage.lateness} ms older than the newest of this {stage.entity}"
         if stage.streams:
-            self._late += f", or of its joined records less {stage.lead} ms"
-        self._stream_late = f"event_time is {stage.retention} ms or more behind the time of this {stage.entity}"
-        self._unmatched = f"no event of this id and event_time is held for this {stage.entity}"
+            late += f", or of its joined records less {stage.lead} ms"
+        self._reasons = {
+            kernels.LATE: ("late", late),
+            kernels.STREAM_LATE: (
+                "late",
+                f"event_time is {stage.retention} ms or more behind the time of this {stage.entity}",
+            ),
+            kernels.LABEL_UNMATCHED: (
+                "unmatched_label",
+                f"no event of this id and event_time is held for this {stage.entity}",
+            ),
+        }
+        passing = [kernels.ACCEPTED, *_OF_STREAMS]
+        self._passes = _of_statuses(passing if self._last else [*passing, kernels.LABEL_ACCEPTED])
 
     def succeed(self, answered: Mapping[Partition, int]) -> None:
         """What lies before these offsets was answered by the feature-set version that this one replaces: it enters the
@@ -171,32 +191,25 @@ class KeyedStage:
     ) -> None:
         topic, keys, times = self._output, columns.next_keys, columns.times.tolist()
         matrix = self._codec.matrix(columns, aggregates)
+        values = [record.value or b"" for record in records]
         if not np.count_nonzero(status):  # Every record is an accepted event.
-            encoded = self._codec.encode([record.value or b"" for record in records], matrix)
+            encoded = self._codec.encode(values, matrix)
             out.records = rows_of(OutRecord, repeat(topic), keys, encoded, times, repeat(-1), repeat(()))
             self.origins = list(columns.rows)
             return
         scored = np.flatnonzero(status == kernels.ACCEPTED)
-        texts = iter(self._codec.encode([records[row].value or b"" for row in scored.tolist()], matrix[scored]))
-        write, refuse = out.records.append, out.dead.append
-        for row, verdict in enumerate(status.tolist()):
-            if verdict == kernels.ACCEPTED:
-                self.origins.append(columns.rows[row])
-                write(OutRecord(topic, keys[row], next(texts), times[row]))
-            elif verdict == kernels.LABEL_ACCEPTED:
-                if not self._last:
-                    self.origins.append(columns.rows[row])
-                    write(OutRecord(topic, keys[row], records[row].value, records[row].timestamp))
-            elif verdict in (kernels.STREAM_ACCEPTED, kernels.STREAM_PASSED):
-                if keys[row]:
-                    self.origins.append(columns.rows[row])
-                    write(OutRecord(topic, keys[row], records[row].value, records[row].timestamp))
-            elif verdict == kernels.STREAM_LATE:
-                refuse(DeadLetter(records[row], "late", self._stream_late))
-            elif verdict == kernels.LATE:
-                refuse(DeadLetter(records[row], "late", self._late))
-            elif verdict == kernels.LABEL_UNMATCHED:
-                refuse(DeadLetter(records[row], "unmatched_label", self._unmatched))
+        encoded = self._codec.encode([values[row] for row in scored.tolist()], matrix[scored])
+        moments = [record.timestamp for record in records]
+        for row, text in zip(scored.tolist(), encoded, strict=True):
+            values[row], moments[row] = text, times[row]
+        onward = np.flatnonzero(self._passes[status]).tolist()
+        if self._joins:  # A record of a stream that no later stage joins has no key to go to.
+            onward = [row for row in onward if keys[row] or status[row] not in _OF_STREAMS]
+        columns_out = (list(map(column.__getitem__, onward)) for column in (keys, values, moments))
+        out.records = rows_of(OutRecord, repeat(topic), *columns_out, repeat(-1), repeat(()))
+        self.origins = list(map(columns.rows.__getitem__, onward))
+        for row in np.flatnonzero(_REFUSED[status]).tolist():
+            out.dead.append(DeadLetter(records[row], *self._reasons[int(status[row])]))
 
     def _hold_back(self, records: Sequence[Record], output: Output) -> None:
         """Take out of `output` what the replaced version has written already."""

@@ -65,6 +65,16 @@ def test_the_last_stage_writes_the_whole_vector_keyed_by_the_primary_entity(
     assert orjson.loads(out.value or b"")["features"] == [10.0, 1.0, 0.0, *[1.0, 10.0] * 3, *[0.0] * 6]
 
 
+@pytest.mark.parametrize("beside", [[], [label("nobody")]], ids=["alone", "beside a refused record"])
+def test_an_event_without_the_key_of_the_next_stage_passes_on_and_is_refused_there(
+    customer: KeyedStage, terminal: KeyedStage, beside: list[Record]
+) -> None:
+    output = through(customer, event("p1", terminal=""), *beside)
+    assert [out.key for out in output.records] == [b""]
+    (dead,) = through(terminal, *chained(output)).dead
+    assert (dead.code, dead.message) == ("bad_record", "has no key")
+
+
 def test_a_label_changes_the_rate_of_its_terminal_and_ends_behind_the_last_stage(
     customer: KeyedStage, terminal: KeyedStage
 ) -> None:
