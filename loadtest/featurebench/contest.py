@@ -12,7 +12,7 @@ from featurebench.ledger import Ledger
 from featurebench.measuring import Bench, Job, Measured, say
 from featurebench.ratios import Pair, summarize, table
 from featurebench.stream import Events
-from featurebench.windowing import OUR_WINDOW, service_environment, stage_command, stage_topics, write_pipeline
+from featurebench.windowing import service_environment, stage_command, stage_topics, write_pipeline
 from tidemill.errors import TidemillError
 from tidemill.local.supervisor import ServiceCommand
 from tidemill.runtime.topics import TopicDefinition
@@ -66,7 +66,7 @@ class Contest:
             "ratios": table(pairs),
             "summary": {name: summarize(rounds) for name, rounds in pairs.items() if rounds},
             "failed": failed,
-            "all_right": all(run["check"]["right"] for run in runs),
+            "all_right": not failed and all(run["check"]["right"] for run in runs),
             "runs": runs,
         }
 
@@ -76,7 +76,7 @@ class Contest:
             "keys": self.events.key_count,
             "partitions": PARTITIONS,
             "compression": self.compression,
-            "window": {"ours": OUR_WINDOW, "peers": "tumbling"},
+            "window": "tumbling, 10 s",
             "guarantees": {
                 OURS: _OURS_IS[self.workload],
                 **{name: getattr(contestants.PEERS[name], self.workload) for name in self.peers},
@@ -96,7 +96,7 @@ class Contest:
         name = f"{self.workload}-{suffix}-tidemill"
         file, pipeline = write_pipeline(name, bench.folder / "pipelines", self.workload)
         environment = service_environment(bench.bootstrap_servers, self.compression)
-        ledger = Ledger(self.events, OUR_WINDOW, ours=True)
+        ledger = Ledger(self.events, ours=True)
         job = Job(
             name=name,
             topics=stage_topics(pipeline, ["customer"]),
@@ -130,7 +130,7 @@ class Contest:
         }
         program = str(contestants.PEERS_FOLDER / peer.program)
         command = (str(environments.interpreter(self.peers[peer.name])), program)
-        ledger = Ledger(events, "tumbling", ours=False)
+        ledger = Ledger(events, ours=False)
         job = Job(
             name=name,
             topics=_peer_topics(name),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from featurebench.stream import WINDOW_MS, Events, Window, answers
+from featurebench.stream import WINDOW_MS, Events, answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Verdict:
 class Ledger:
     """One run's books: `enter` outputs in any order, then ask for the `verdict`."""
 
-    def __init__(self, events: Events, window: Window, *, ours: bool) -> None:
-        right = answers(events, window)
+    def __init__(self, events: Events, *, ours: bool) -> None:
+        right = answers(events)
         self._counts, self._sums = right.counts.tolist(), right.sums.tolist()
         self._expected_sum = int(right.sums.sum())
         self._seen = np.zeros(len(events), np.int64)

@@ -6,7 +6,6 @@ fewer events is still given the same ones.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ FIRST_MS = 1_700_000_000_000
 """A multiple of WINDOW_MS, so that the first tumbling window is a whole one."""
 LARGEST_VALUE = 10_000
 
-Window = Literal["tumbling", "sliding"]
 """Rows from floor(t / 10 s) × 10 s up to t, or over (t − 10 s, t]."""
 
 
@@ -68,12 +66,12 @@ class Answers:
     sums: NDArray[np.int64]
 
 
-def answers(events: Events, window: Window) -> Answers:
-    """Count and sum over the event's window, itself included."""
+def answers(events: Events) -> Answers:
+    """Count and sum over the event's tumbling window, itself included."""
     times = events.times
     order = np.lexsort((times, events.keys))
     keys, at, values = events.keys[order], times[order], events.values[order]
-    begins = at // WINDOW_MS * WINDOW_MS if window == "tumbling" else at - WINDOW_MS + 1
+    begins = at // WINDOW_MS * WINDOW_MS
     # One ascending number for (key, time), so that one search finds where each window of each key begins.
     span = int(at.max()) + 2 if len(at) else 1
     base = FIRST_MS - WINDOW_MS

@@ -5,34 +5,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from featurebench.stream import Window
 from tidemill.domain.pipeline import Pipeline
 from tidemill.local.supervisor import ServiceCommand
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.pipelinefile import pipeline_text as shipped_text
 from tidemill.runtime.topics import TopicDefinition, plan
 
-OUR_WINDOW = "tumbling"
-"""STAND-IN: `tumbling` as soon as the engine has it. A sliding window of 10 s costs the engine the same or more (it
-holds rows of up to two tumbling windows), and its answers are checked by the definition of a sliding window."""
-
 OUR_STATE = {"b1": "memory", "b2": "changelog", "latency": "changelog"}
 """`features.state` of the pipeline file, by workload: B1 asks for no durable state from anybody."""
 
 _TEMPLATE = Path(__file__).with_name("pipeline.yaml")
-_WINDOWS = {"sliding": "window: 10s", "tumbling": "window: {type: tumbling, size: 10s}"}
 
 
-def pipeline_text(name: str, window: Window, state: str) -> str:
+def pipeline_text(name: str, state: str) -> str:
     """The benchmark's pipeline file under another name, so that each run has topics and a group of its own."""
     text = _TEMPLATE.read_text("utf-8").replace("\nname: bench\n", f"\nname: {name}\n")
-    return text.replace(_WINDOWS["sliding"], _WINDOWS[window]).replace("state: changelog", f"state: {state}")
+    return text.replace("state: changelog", f"state: {state}")
 
 
 def write_pipeline(name: str, folder: Path, workload: str) -> tuple[Path, Pipeline]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.yaml"
-    file.write_text(pipeline_text(name, OUR_WINDOW, OUR_STATE[workload]), "utf-8")
+    file.write_text(pipeline_text(name, OUR_STATE[workload]), "utf-8")
     return file, load_pipeline(str(file))
 
 

@@ -54,7 +54,7 @@ def run_units(units: Sequence[Unit], config: RuntimeConfig) -> int:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    _tune_garbage_collector()
+    tune_garbage_collector()
     if len(units) == 1:
         return _run(units[0], config, stop)
     codes: list[int] = []
@@ -139,7 +139,7 @@ def _stopped_at(config: RuntimeConfig, group: str, topics: Iterable[str]) -> dic
     return group_offsets(config.bootstrap_servers, config.kafka_options, group, partitions)
 
 
-def _tune_garbage_collector() -> None:
+def tune_garbage_collector() -> None:
     """Records are tuples without cycles, thousands a batch: at the default threshold of 700 the collector walks them
     again and again (measured: a tenth of the loop's time)."""
     gc.collect()

@@ -16,30 +16,29 @@ from featurebench.environments import environment_name, prepare
 from featurebench.fraudfeed import Payments, features
 from featurebench.ledger import Ledger
 from featurebench.ratios import Pair, percentiles, state_share, summarize, table
-from featurebench.stream import FIRST_MS, WINDOW_MS, Events, Window, answers, draw
-from featurebench.windowing import OUR_WINDOW, pipeline_text
+from featurebench.stream import FIRST_MS, WINDOW_MS, Events, answers, draw
+from featurebench.windowing import pipeline_text
 from tidemill.errors import EnvironmentUnusable
 from tidemill.runtime.pipelinefile import parse_pipeline
 
 SEEDS = st.integers(0, 50)
 
 
-def slow_answers(events: Events, window: Window) -> Iterator[tuple[int, int]]:
+def slow_answers(events: Events) -> Iterator[tuple[int, int]]:
     """By the definition, one event after the other."""
     rows: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for time, key, value in zip(events.times.tolist(), events.keys.tolist(), events.values.tolist(), strict=True):
         rows[key].append((time, value))
-        begin = time // WINDOW_MS * WINDOW_MS if window == "tumbling" else time - WINDOW_MS + 1
+        begin = time // WINDOW_MS * WINDOW_MS
         inside = [held for at, held in rows[key] if at >= begin]
         yield len(inside), sum(inside)
 
 
-@pytest.mark.parametrize("window", ["tumbling", "sliding"])
-def test_the_right_answers_are_those_of_the_definition(window: Window) -> None:
+def test_the_right_answers_are_those_of_the_definition() -> None:
     # Three windows and a bit, so that rows leave.
     events = draw(33_000, 40, seed=5)
-    right = answers(events, window)
-    assert list(zip(right.counts.tolist(), right.sums.tolist(), strict=True)) == list(slow_answers(events, window))
+    right = answers(events)
+    assert list(zip(right.counts.tolist(), right.sums.tolist(), strict=True)) == list(slow_answers(events))
 
 
 @given(seed=SEEDS, count=st.integers(1, 300))
@@ -47,7 +46,7 @@ def test_a_shorter_stream_is_the_beginning_of_a_longer_one(seed: int, count: int
     events = draw(count + 50, 7, seed)
     part = draw(count, 7, seed)
     assert (events.first(count).keys == part.keys).all() and (events.first(count).values == part.values).all()
-    assert (answers(events, "tumbling").sums[:count] == answers(part, "tumbling").sums).all()
+    assert (answers(events).sums[:count] == answers(part).sums).all()
 
 
 def test_every_contestant_reads_the_same_bytes() -> None:
@@ -57,8 +56,8 @@ def test_every_contestant_reads_the_same_bytes() -> None:
     assert timestamp == FIRST_MS + 4
 
 
-def right_outputs(events: Events, window: Window, *, ours: bool) -> list[bytes]:
-    right = answers(events, window)
+def right_outputs(events: Events, *, ours: bool) -> list[bytes]:
+    right = answers(events)
     rows = zip(events.keys.tolist(), events.times.tolist(), right.counts.tolist(), right.sums.tolist(), strict=True)
     if ours:
         made: list[dict[str, object]] = [
@@ -73,13 +72,13 @@ def right_outputs(events: Events, window: Window, *, ours: bool) -> list[bytes]:
     return [orjson.dumps(output) for output in made]
 
 
-@pytest.mark.parametrize(("window", "ours"), [("sliding", True), ("tumbling", True), ("tumbling", False)])
+@pytest.mark.parametrize("ours", [True, False])
 @given(seed=SEEDS)
-def test_right_outputs_in_any_order_are_right(window: Window, ours: bool, seed: int) -> None:
+def test_right_outputs_in_any_order_are_right(ours: bool, seed: int) -> None:
     events = draw(400, 9, seed)
-    outputs = right_outputs(events, window, ours=ours)
+    outputs = right_outputs(events, ours=ours)
     np.random.default_rng(seed).shuffle(outputs)
-    ledger = Ledger(events, window, ours=ours)
+    ledger = Ledger(events, ours=ours)
     ledger.enter(outputs[:100])
     assert not ledger.verdict().right, "some are still missing"
     ledger.enter(outputs[100:])
@@ -89,13 +88,13 @@ def test_right_outputs_in_any_order_are_right(window: Window, ours: bool, seed: 
 @pytest.mark.parametrize("ours", [True, False])
 def test_what_is_missing_repeated_or_wrong_is_counted(ours: bool) -> None:
     events = draw(50, 3, seed=2)
-    outputs = right_outputs(events, "tumbling", ours=ours)
+    outputs = right_outputs(events, ours=ours)
     bad_sum = orjson.loads(outputs[7])
     if ours:
         bad_sum["features"][1] += 1
     else:
         bad_sum["s"] += 1
-    ledger = Ledger(events, "tumbling", ours=ours)
+    ledger = Ledger(events, ours=ours)
     ledger.enter([*outputs[:5], outputs[3], outputs[6], orjson.dumps(bad_sum), *outputs[8:]])
     ledger.enter([b"{}", None, b"not json", b'{"id":"-1","features":[1,1]}', b'{"k":"k1","w":1,"n":1,"s":1}'])
     verdict = ledger.verdict()
@@ -170,13 +169,13 @@ def test_an_environment_that_cannot_be_made_gives_one_sentence(tmp_path: Path) -
 
 
 def test_the_benchmarks_pipeline_file_is_right() -> None:
-    pipeline = parse_pipeline(pipeline_text("b1-1-tidemill", OUR_WINDOW, "memory"))
+    pipeline = parse_pipeline(pipeline_text("b1-1-tidemill", "memory"))
     assert (pipeline.name, pipeline.features.state) == ("b1-1-tidemill", "memory")
     assert [(one.aggregate, one.field) for one in pipeline.features.stages[0].features] == [
         ("count", None),
         ("sum", "amount"),
     ]
-    assert pipeline_text("x", "tumbling", "changelog").count("window: {type: tumbling, size: 10s}") == 2
+    assert pipeline_text("x", "changelog").count("window: {type: tumbling, size: 10s}") == 2
 
 
 def payments() -> Payments:
