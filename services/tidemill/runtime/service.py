@@ -40,6 +40,14 @@ class StateEntry(NamedTuple):
     value: bytes | None
 
 
+class DeadLetter(NamedTuple):
+    """A bad input record with its reason; the loop writes it to the DLQ with its original bytes."""
+
+    record: Record
+    code: str
+    message: str
+
+
 _Row = TypeVar("_Row", bound=tuple[object, ...])
 
 
@@ -47,14 +55,6 @@ def rows_of(kind: type[_Row], *columns: Iterable[object]) -> list[_Row]:
     """Many of one of these records at once, from an iterable for *every* field, in their order; as long as the
     shortest. A third of the cost of calling `kind` for each."""
     return list(map(partial(tuple.__new__, kind), zip(*columns, strict=False)))
-
-
-class DeadLetter(NamedTuple):
-    """A bad input record with its reason; the loop writes it to the DLQ with its original bytes."""
-
-    record: Record
-    code: str
-    message: str
 
 
 @dataclass(slots=True)

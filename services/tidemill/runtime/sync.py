@@ -237,14 +237,21 @@ class Merge:
         """The time up to which about `limit` records can be released; endless if all can."""
         if self.buffered <= limit:
             return _ENDLESS
-        times: list[int] = []
-        for lane in self._lanes.values():
-            if lane.waiting:
-                times += lane.times[lane.head : _reach(lane, delayed if lane.delay else forced)]
-        if len(times) <= limit:
+        waiting = [lane for lane in self._lanes.values() if lane.waiting]
+        parts = [(lane.times, lane.head, _reach(lane, delayed if lane.delay else forced)) for lane in waiting]
+        parts = [part for part in parts if part[1] < part[2]]
+        if sum(end - begin for _, begin, end in parts) <= limit:
             return _ENDLESS
-        times.sort()
-        return (times[limit - 1], _LAST_RANK, 0)
+        # The limit-th smallest time, by halving: to sort tens of thousands at each release would cost more than them.
+        low = min(times[begin] for times, begin, _ in parts)
+        high = max(times[end - 1] for times, _, end in parts)
+        while low < high:
+            middle = (low + high) // 2
+            if sum(bisect_right(times, middle, begin, end) - begin for times, begin, end in parts) >= limit:
+                high = middle
+            else:
+                low = middle + 1
+        return (low, _LAST_RANK, 0)
 
     def _take(self, strict: Position, forced: Position, delayed: Position) -> Released:
         batches: list[list[Record]] = []

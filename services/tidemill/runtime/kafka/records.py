@@ -1,6 +1,7 @@
 """librdkafka messages into records."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka._types import HeadersType
@@ -41,7 +42,7 @@ def sort_out(messages: Sequence[Message], on_error: Callable[[KafkaError, Messag
     """Records in order, partition ends that no record followed, and everything else to `on_error`."""
     polled = Polled()
     ends = polled.ends
-    append, record = polled.records.append, Record._make
+    append, record = polled.records.append, partial(tuple.__new__, Record)
     for message in messages:
         error = message.error()
         if error is None:
