@@ -1,4 +1,5 @@
-"""How long a stage takes to have its state back: N keys of 60 rows each, from records in memory and from Kafka.
+"""How long a stage takes to have its state back: N keys of 60 rows each, from records in memory, from Kafka, and from a
+copy that was kept beside the instance that died.
 
 The state is made by the stage itself and written to the topic that the shipped definitions give the stage. Then the
 real service starts on it, with offsets that say that all input has been read.
@@ -27,6 +28,7 @@ from tidemill.local.scrape import look
 from tidemill.local.supervisor import NEVER, Supervisor
 from tidemill.runtime.kafka import Admin, PlainProducer
 from tidemill.runtime.service import OutRecord, Record
+from tidemill.runtime.topics import TopicDefinition
 
 ROWS = 60
 STAGE = "customer"
@@ -36,6 +38,8 @@ _STEP_MS = DAY_MS // 2
 _START_WITHIN_S = 600.0
 
 _TEMPLATES = 64
+_LOOK_S = 0.1
+_RESTING_CPU_S = 0.1
 
 Entries = list[tuple[bytes, bytes]]
 
@@ -48,18 +52,7 @@ def run(bench: Bench, keys: int, compression: str) -> dict[str, Any]:
     admin.create_topics(topics)
     state = next(topic for topic in topics if topic.name == pipeline.topic(f"{STAGE}-state"))
     say(f"restore: making {keys:,} keys of {ROWS} rows")
-    templates = _templates(pipeline)
-    producer = PlainProducer(bench.bootstrap_servers, {"compression.type": compression})
-    in_memory, records, size = 0.0, 0, 0
-    for partition in range(state.partitions):
-        mine = range(partition, keys, state.partitions)
-        entries = [(name(key) + rest, value) for key in mine for rest, value in templates[key % _TEMPLATES]]
-        in_memory += _restored(pipeline, entries)
-        records += len(entries)
-        size += sum(len(key) + len(value) for key, value in entries)
-        _write(producer, state.name, partition, entries)
-    producer.flush(120.0)
-    _commit_nothing_read(bench.bootstrap_servers, f"{pipeline.name}-features-{STAGE}", pipeline, state.partitions)
+    in_memory, records, size = _make_state(bench, pipeline, state, keys, compression)
     environment = service_environment(bench.bootstrap_servers, compression)
     command = stage_command(str(file), STAGE, environment, bench.folder / "data" / "restore")
     supervisor = Supervisor(bench.folder / "logs" / "restore", NEVER)
@@ -74,7 +67,7 @@ def run(bench: Bench, keys: int, compression: str) -> dict[str, Any]:
     finally:
         supervisor.stop(grace_s=15.0)
         admin.delete_topics([topic.name for topic in topics])
-    restored = _records_taken_over(supervisor.log_file(command.name))
+    restored = sum(count for count, _ in _taken_over(supervisor.log_file(command.name)))
     return {
         "keys": keys,
         "rows_per_key": ROWS,
@@ -89,6 +82,75 @@ def run(bench: Bench, keys: int, compression: str) -> dict[str, Any]:
         "state_topic": {"partitions": state.partitions, **state.configs},
         "compacted_before": "no: each key's records are there once",
     }
+
+
+def _make_state(
+    bench: Bench, pipeline: Pipeline, state: TopicDefinition, keys: int, compression: str
+) -> tuple[float, int, int]:
+    """CPU seconds in which an engine takes the entries over, how many were written, and their bytes."""
+    templates = _templates(pipeline)
+    producer = PlainProducer(bench.bootstrap_servers, {"compression.type": compression})
+    in_memory, records, size = 0.0, 0, 0
+    for partition in range(state.partitions):
+        mine = range(partition, keys, state.partitions)
+        entries = [(name(key) + rest, value) for key in mine for rest, value in templates[key % _TEMPLATES]]
+        in_memory += _restored(pipeline, entries)
+        records += len(entries)
+        size += sum(len(key) + len(value) for key, value in entries)
+        _write(producer, state.name, partition, entries)
+    producer.flush(120.0)
+    _commit_nothing_read(bench.bootstrap_servers, f"{pipeline.name}-features-{STAGE}", pipeline, state.partitions)
+    return in_memory, records, size
+
+
+def take_over(bench: Bench, keys: int, compression: str) -> dict[str, Any]:
+    """Seconds from assignment to the first poll of an instance that has copied the state of the one that died.
+
+    One partition, so that the copying instance owns nothing before. Raises TidemillError if a service ends.
+    """
+    file, pipeline = write_fraud_pipeline("takeover", bench.folder / "pipelines", partitions=1)
+    topics = stage_topics(pipeline, [STAGE])
+    admin = Admin(bench.bootstrap_servers)
+    admin.create_topics(topics)
+    state = next(topic for topic in topics if topic.name == pipeline.topic(f"{STAGE}-state"))
+    say(f"takeover: making {keys:,} keys of {ROWS} rows")
+    _, records, _ = _make_state(bench, pipeline, state, keys, compression)
+    environment = service_environment(bench.bootstrap_servers, compression)
+    commands = [
+        stage_command(str(file), STAGE, environment | more, bench.folder / "data" / f"takeover-{number}", f"-{number}")
+        for number, more in enumerate(({}, {"TIDEMILL_INSTANCE": "1", "TIDEMILL_STANDBY": "true"}))
+    ]
+    supervisor = Supervisor(bench.folder / "logs" / "takeover", NEVER)
+    try:
+        for command in commands:
+            supervisor.start([command])
+            await_ready(supervisor, command.name, _START_WITHIN_S)
+        pid = supervisor.pid(commands[1].name)
+        assert pid is not None
+        _await_rest(pid)
+        supervisor.kill(commands[0].name)
+        log = supervisor.log_file(commands[1].name)
+        deadline = clock.monotonic() + _START_WITHIN_S
+        while not _taken_over(log) and supervisor.running(commands[1].name) and clock.monotonic() < deadline:
+            clock.pause(_LOOK_S)
+    finally:
+        supervisor.stop(grace_s=15.0)
+        admin.delete_topics([topic.name for topic in topics])
+    taken = _taken_over(log)
+    return {
+        "keys": keys,
+        "changelog_records": records,
+        "seconds_from_assignment": taken[-1][1] if taken else None,
+        "all_right": [count for count, _ in taken] == [records],
+    }
+
+
+def _await_rest(pid: int) -> None:
+    """Until the process has nothing left to copy: a second in which it takes next to no CPU."""
+    before = -1.0
+    while (now := cpu_seconds(pid)) - before > _RESTING_CPU_S:
+        before = now
+        clock.pause(1.0)
 
 
 def _templates(pipeline: Pipeline) -> list[list[tuple[bytes, bytes]]]:
@@ -127,10 +189,12 @@ def _write(producer: PlainProducer, topic: str, partition: int, entries: Entries
             producer.poll()
 
 
-def _records_taken_over(log_file: Path) -> int:
-    """What the service says that it restored, over all its take-overs: one, since it is alone in its group."""
-    lines = (line for line in log_file.read_text("utf-8").splitlines() if '"partitions taken over"' in line)
-    return sum(int(orjson.loads(line)["keys"]) for line in lines)
+def _taken_over(log_file: Path) -> list[tuple[int, float]]:
+    """(entries, seconds) of each take-over of partitions, as the service tells it."""
+    lines = (
+        orjson.loads(line) for line in log_file.read_text("utf-8").splitlines() if '"partitions taken over"' in line
+    )
+    return [(int(line["keys"]), float(line["seconds"])) for line in lines]
 
 
 def _commit_nothing_read(bootstrap_servers: str, group: str, pipeline: Pipeline, partitions: int) -> None:

@@ -81,6 +81,9 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     return results
 
 
+_TAKEOVER_KEYS = 50_000
+
+
 def _contest(workload: str) -> Callable[[Options, Bench, dict[str, Path]], dict[str, Any]]:
     def run_contest(options: Options, bench: Bench, places: dict[str, Path]) -> dict[str, Any]:
         events = draw(WARM_UP + options.events, options.keys, options.seed)
@@ -100,8 +103,11 @@ def _engine(options: Options, bench: Bench, _: dict[str, Path]) -> dict[str, Any
 
     found = enginerun.run(options.events, options.wide_keys, options.seed)
     restore = restorerun.run(bench, options.restore_keys, options.compression)
+    takeover = restorerun.take_over(bench, min(options.restore_keys, _TAKEOVER_KEYS), options.compression)
     found["figures"]["restore_seconds"] = restore["service_restore_seconds"]
-    return {**found, "restore": restore, "all_right": restore["all_right"]}
+    found["figures"]["takeover_seconds_from_assignment"] = takeover["seconds_from_assignment"]
+    all_right = restore["all_right"] and takeover["all_right"]
+    return {**found, "restore": restore, "takeover": takeover, "all_right": all_right}
 
 
 def _latency(options: Options, bench: Bench, _: dict[str, Path]) -> dict[str, Any]:

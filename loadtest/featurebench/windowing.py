@@ -1,6 +1,7 @@
 """Our side of B1 and B2: the pipeline file of a run, and how the real service is started on it."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,11 +31,15 @@ def write_pipeline(name: str, folder: Path, workload: str) -> tuple[Path, Pipeli
     return file, load_pipeline(str(file))
 
 
-def write_fraud_pipeline(name: str, folder: Path, state: str = "changelog") -> tuple[Path, Pipeline]:
+def write_fraud_pipeline(
+    name: str, folder: Path, state: str = "changelog", partitions: int | None = None
+) -> tuple[Path, Pipeline]:
     """The shipped fraud pipeline under another name, for the same reason."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.yaml"
     text = shipped_text("fraud")[0].replace("\nname: fraud\n", f"\nname: {name}\n")
+    if partitions is not None:
+        text = re.sub(r"\n  partitions: \d+\n", f"\n  partitions: {partitions}\n", text, count=1)
     file.write_text(text.replace("\nfeatures:\n", f"\nfeatures:\n  state: {state}\n"), "utf-8")
     return file, load_pipeline(str(file))
 
@@ -47,8 +52,11 @@ def stage_topics(pipeline: Pipeline, stages: Sequence[str]) -> list[TopicDefinit
     return [topic for topic in plan(pipeline) if topic.name in names]
 
 
-def stage_command(pipeline: str, stage: str, environment: Mapping[str, str], folder: Path) -> ServiceCommand:
-    """`python -m tidemill.features` for one stage, as the supervisor of `tidemill up` starts it."""
+def stage_command(
+    pipeline: str, stage: str, environment: Mapping[str, str], folder: Path, suffix: str = ""
+) -> ServiceCommand:
+    """`python -m tidemill.features` for one stage, as the supervisor of `tidemill up` starts it. `suffix` ends the name
+    of one of several instances."""
     env = {
         "TIDEMILL_PIPELINE": pipeline,
         "TIDEMILL_STAGE": stage,
@@ -56,7 +64,7 @@ def stage_command(pipeline: str, stage: str, environment: Mapping[str, str], fol
         "TIDEMILL_DATA_DIR": str(folder / f"features-{stage}"),
         **environment,
     }
-    return ServiceCommand(f"features-{stage}", (sys.executable, "-m", "tidemill.features"), env)
+    return ServiceCommand(f"features-{stage}{suffix}", (sys.executable, "-m", "tidemill.features"), env)
 
 
 def service_environment(bootstrap_servers: str, compression: str) -> dict[str, str]:
