@@ -361,10 +361,12 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     ),
     "unknown schema": ("schema: fraud-event", "schema: shop-event", "event.schema", "there is no schema 'shop-event'"),
     "source on a topic of the pipeline": (
-        "fraud-raw-payments",
-        "fraud-events",
-        "ingest.sources.0.topic",
-        "ingest writes",
+        *("fraud-raw-payments", "fraud-events", "ingest.sources.0.topic"),
+        "'fraud-events' is the topic events, which ingest writes; a source needs one of its own",
+    ),
+    "source on a topic of a version to come": (
+        *("fraud-raw-payments", "fraud-by-terminal-v2", "ingest.sources.0.topic"),
+        "is the topic by-terminal-v2 of version 2 of the features",
     ),
     "field that the schema does not have": (
         *("        amount: {", "        colour: {from: colour}\n        amount: {", "ingest.sources.0.fields.colour"),
@@ -414,7 +416,7 @@ STREAM_RULES: dict[str, tuple[str, str, str, str]] = {
     "stream named as a topic's role": ("  logins:\n", "  labels:\n", "streams.labels", "the role of another topic"),
     "two streams of one topic": (
         *("  logins:\n", "  lim-its: {entities: [customer]}\n  lim_its: {entities: [customer]}\n  logins:\n"),
-        *("streams.lim_its", "'lim-its' and 'lim_its' would share the topic fraud-stream-lim-its"),
+        *("streams.lim_its", "the topic fraud-stream-lim-its would be both stream-lim_its and stream-lim-its"),
     ),
     "stream with an unknown entity": (
         *("entities: [customer, terminal]\n\n", "entities: [customer, shop]\n\n", "streams.logins.entities.1"),

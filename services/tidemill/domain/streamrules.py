@@ -16,15 +16,10 @@ RESERVED_STREAMS = frozenset(
 
 def stream_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
     """Everything wrong with `streams`, and with features that join them as far as keys go."""
-    roles: dict[str, str] = {}
     for name, stream in pipeline.streams.items():
         path: Path = ("streams", name)
         if name in RESERVED_STREAMS:
             yield Mistake(path, f"{name!r} is the role of another topic; choose another name")
-        role = pipeline.stream_topic(name)
-        if role in roles:
-            yield Mistake(path, f"the streams {roles[role]!r} and {name!r} would share the topic {role}")
-        roles.setdefault(role, name)
         yield from _entities(pipeline, name, stream, (*path, "entities"))
         yield from _numbers(pipeline, stream, (*path, "numbers"))
         if not any(source.stream == name for source in pipeline.ingest.sources):

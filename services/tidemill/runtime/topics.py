@@ -32,6 +32,8 @@ class TopicDefinition:
     written_by: tuple[str, ...] = ()
     read_by: tuple[str, ...] = ()
     may_add_partitions: bool = False
+    place: tuple[str | int, ...] = ()
+    """What in the pipeline file asks for it; empty for the topics of every pipeline."""
 
 
 class ExistingTopic(NamedTuple):
@@ -178,19 +180,23 @@ class _Expansion:
     def topics(self) -> Iterator[TopicDefinition]:
         repeat = self.definition.get("per")
         if repeat == "source":
-            names = [source.topic for source in self.pipeline.ingest.sources if source.topic is not None]
-            yield from (self._topic({}, name) for name in names)
+            for position, source in enumerate(self.pipeline.ingest.sources):
+                if source.topic is not None:
+                    yield self._topic({}, ("ingest", "sources", position, "topic"), source.topic)
         elif repeat == "stream":
-            yield from (self._topic({"stream": name}) for name in self.pipeline.streams)
+            yield from (self._topic({"stream": name}, ("streams", name)) for name in self.pipeline.streams)
         elif repeat is None:
-            yield self._topic({})
+            yield self._topic({}, ())
         else:
             for position, entity in enumerate(self.stages):
                 summaries = self.pipeline.features.stages[position].summaries
                 if {"stage": True, "later-stage": position > 0, "summarizing-stage": bool(summaries)}[repeat]:
-                    yield self._topic({"entity": entity, "previous": self.stages[position - 1]})
+                    named = {"entity": entity, "previous": self.stages[position - 1]}
+                    yield self._topic(named, ("features", "stages", position, "entity"))
 
-    def _topic(self, names: Mapping[str, str], topic_name: str | None = None) -> TopicDefinition:
+    def _topic(
+        self, names: Mapping[str, str], place: tuple[str | int, ...], topic_name: str | None = None
+    ) -> TopicDefinition:
         features = self.pipeline.features
         summarized = bool(features.summaries_behind(-1))
         later = self.stages.index(names["entity"]) if "entity" in names else len(self.stages)
@@ -220,6 +226,7 @@ class _Expansion:
             written_by=_named(definition["written_by"], known),
             read_by=_named(definition["read_by"], known),
             may_add_partitions=definition.get("may_add_partitions", False),
+            place=place,
         )
 
     def _partitions(self) -> int:
