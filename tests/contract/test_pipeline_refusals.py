@@ -22,6 +22,7 @@ from tidemill.domain import (
     statebounds,
     streamrules,
     summaryrules,
+    windowrules,
 )
 from tidemill.errors import ConfigurationError
 from tidemill.runtime import pipelinecontracts
@@ -30,7 +31,7 @@ from tidemill_schemas import pipeline_schema
 
 SHIPPED = pipeline_text("fraud")[0]
 RULE_MODULES = (
-    *(pipelinerules, featurerules, statebounds, derivedrules, summaryrules, sourcerules, streamrules),
+    *(pipelinerules, featurerules, windowrules, statebounds, derivedrules, summaryrules, sourcerules, streamrules),
     pipelinecontracts,
 )
 
@@ -49,6 +50,10 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     "version that replaces itself": (
         *("features:\n  version: 1\n", "features:\n  version: 1\n  replaces: 1\n", "features.replaces"),
         "raise features.version",
+    ),
+    "version that takes over from windows in memory": (
+        "features:\n  version: 1\n",
+        *("features:\n  version: 2\n  replaces: 1\n  state: memory\n", "features.replaces", "takes over nothing"),
     ),
     "two stages of an entity": ("entity: terminal", "entity: customer", "features.stages.1.entity", "second stage"),
     "first stage of another entity": ("entity: customer", "entity: terminal", "features.stages.0.entity", "keyed by"),
@@ -105,8 +110,8 @@ RULES: dict[str, tuple[str, str, str, str]] = {
         *("features.stages.1.features.1.delay", "(518400000 ms)"),
     ),
     "window longer than the engine holds": (
-        *("count, window: 30d}", "count, window: 4000d}", "features.stages.0.features.7"),
-        "longer than 3650d",
+        *("count, window: 30d}", "count, window: 3650d, delay: 1ms}", "features.stages.0.features.7"),
+        "together are longer than 3650d",
     ),
     "window longer than events are kept": (
         *("retention_ms: -1", "retention_ms: 1300000000", "features.stages.0.features.7.window"),
@@ -246,6 +251,21 @@ RULES: dict[str, tuple[str, str, str, str]] = {
     "decay of more than is left": (
         *("count, window: 1d}", "count, window: {type: decay, half_life: 1s, within: 1d}}"),
         *("features.stages.0.features.3.window.within", "after 1,000 half-lives nothing is left"),
+    ),
+    "time since the event before in a window of the event only": (
+        *("count, window: 1d}", "since_last, window: {type: count, last: 1, within: 1d}}"),
+        *("features.stages.0.features.3.window.last", "is the event itself, of which since_last is always null"),
+    ),
+    "deviation of one row": (
+        *(
+            "mean, field: amount, window: 1d",
+            "std, field: amount, delay: 1h, window: {type: count, last: 1, within: 1d}",
+        ),
+        *("features.stages.0.features.4.window.last", "is one row, of which std is always 0"),
+    ),
+    "more last values than the window holds": (
+        *("mean, field: amount, window: 1d", "last, k: 4, field: amount, window: {type: count, last: 3, within: 1d}"),
+        *("features.stages.0.features.4.k", "the window holds 3 at most"),
     ),
     "label rate of the last events": (
         *("label_rate, window: 1d", "label_rate, window: {type: count, last: 5, within: 1d}"),

@@ -56,7 +56,10 @@ SUMMARY_RULES: dict[str, tuple[str, str, str, str]] = {
         *(_BEFORE, _with(window="type: session, gap: 1h, within: 1m"), f"{_AT}.window.within"),
         "is shorter than gap",
     ),
-    "summary of a window too long": (_BEFORE, _with(window="type: tumbling, size: 4000d"), _AT, "longer than 3650d"),
+    "summary of a window too long": (
+        *(_BEFORE, _with(window="type: tumbling, size: 3650d", more="on_late: correct\ncorrections_for: 1d"), _AT),
+        "longer than 3650d",
+    ),
     "summary that counts a field": _of_field("n", "aggregate: count, field: amount", ".field", "count takes no field"),
     "summary without the field it sums": _of_field("n", "aggregate: sum", "", "needs a field: one of amount"),
     "summary of an unknown field": _of_field("n", "aggregate: sum, field: amout", ".field", "unknown field 'amout'"),

@@ -3,23 +3,42 @@
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_PATTERN = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
+_PATTERN = re.compile(r"([0-9]+)(?:\.([0-9]+))?\s*(ms|s|m|h|d)")
 
 DAY_MS = _UNIT_MS["d"]
 
+LONGEST_MS = 3_650 * DAY_MS
+"""The longest duration of a pipeline file: ten years. Sums of several stay far below what an int64 holds."""
+
+_MOST_DIGITS = 15
+"""Of a text's whole part: more than any duration needs, and few enough that an exact product is cheap."""
+
+_LONGEST = "3650d, the longest duration that can be said"
+
+_MOST_DECIMALS = 10
+"""A day has 2^10 · 3^3 · 5^5 ms, so with more than 10 decimals, the last not 0, none is a whole number of them."""
+
 
 def parse_duration_ms(text: str) -> int:
-    """`7d` → 604800000. Raises ValueError on anything that is not a number followed by ms, s, m, h or d."""
-    match = _PATTERN.match(text.strip())
+    """`7d` → 604800000, exactly. Raises ValueError on anything that is not a number followed by ms, s, m, h or d, on
+    what is no whole number of milliseconds, and on more than 15 digits before the point."""
+    match = _PATTERN.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a duration; write a number and a unit, such as 500ms, 30s, 15m, 6h or 7d")
-    milliseconds = float(match[1]) * _UNIT_MS[match[2]]
-    if milliseconds != int(milliseconds):
-        raise ValueError(f"{text!r} is not a whole number of milliseconds")
-    return int(milliseconds)
+        raise ValueError(
+            f"{_shown(text)} is not a duration; write a number and a unit, such as 500ms, 30s, 15m, 6h or 7d"
+        )
+    whole, decimals = match[1].lstrip("0"), (match[2] or "").rstrip("0")
+    if len(whole) > _MOST_DIGITS:
+        raise ValueError(f"{_shown(text)} is longer than {_LONGEST}")
+    if len(decimals) <= _MOST_DECIMALS:
+        parts: int = 10 ** len(decimals)
+        milliseconds, rest = divmod(int(f"0{whole}{decimals}") * _UNIT_MS[match[3]], parts)
+        if not rest:
+            return milliseconds
+    raise ValueError(f"{_shown(text)} is not a whole number of milliseconds")
 
 
 def format_duration_ms(milliseconds: int) -> str:
@@ -28,6 +47,17 @@ def format_duration_ms(milliseconds: int) -> str:
         if milliseconds and milliseconds % size == 0:
             return f"{milliseconds // size}{unit}"
     return "0ms"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+
+
+def _bounded(value: int) -> int:
+    if not -LONGEST_MS <= value <= LONGEST_MS:
+        shown = f"{format_duration_ms(abs(value))} is" if abs(value) < 1 << 63 else "it is"
+        raise ValueError(f"{shown} longer than {_LONGEST}")
+    return value
 
 
 def _coerce(value: object) -> object:
@@ -40,15 +70,15 @@ def _coerce_signed(value: object) -> object:
 
 
 def _schema(minimum: int) -> WithJsonSchema:
-    text = {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$"}
-    return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": minimum}, text]})
+    text = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)\s*$"}
+    return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": minimum, "maximum": LONGEST_MS}, text]})
 
 
-DurationMs = Annotated[int, BeforeValidator(_coerce), Field(ge=0), _schema(0)]
-"""An int of milliseconds, 0 or more, that also accepts the text form."""
+DurationMs = Annotated[int, BeforeValidator(_coerce), AfterValidator(_bounded), Field(ge=0), _schema(0)]
+"""An int of milliseconds, from 0 to `LONGEST_MS`, that also accepts the text form."""
 
-SignedMs = Annotated[int, BeforeValidator(_coerce_signed), _schema(0)]
+SignedMs = Annotated[int, BeforeValidator(_coerce_signed), AfterValidator(_bounded), _schema(0)]
 """The same, but below 0 too, so that a rule can say what to do instead; editors still ask for 0 or more."""
 
-SpanMs = Annotated[int, BeforeValidator(_coerce), Field(gt=0), _schema(1)]
+SpanMs = Annotated[int, BeforeValidator(_coerce), AfterValidator(_bounded), Field(gt=0), _schema(1)]
 """The same, but above 0."""

@@ -4,14 +4,11 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
-from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.filters import Comparison, FilterError, parse_filter
 from tidemill.domain.pipeline import NumberField, Pipeline
 from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
-from tidemill.domain.windows import MOST_HALF_LIVES, CountWindow, DecayWindow, HoppingWindow, SessionWindow
-
-LONGEST_WINDOW_MS = 3_650 * DAY_MS
+from tidemill.domain.windowrules import window_mistakes
 
 LONGEST_NAME = 63
 
@@ -20,9 +17,6 @@ _NUMBERS = frozenset({"sum", "mean", "min", "max", "std", "first", "last", "quan
 
 _TEXTS = frozenset({"distinct", "share"})
 """Aggregates of a text field."""
-
-_DECAYING = ("count", "sum", "mean")
-"""Aggregates that a weight a row makes sense for."""
 
 _KINDS = ("calendar", "value", "one_hot", "aggregate", "expression")
 
@@ -55,6 +49,11 @@ def feature_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
             ("features", "stages", 0, "entity"),
             f"the first stage reads the events, which are keyed by {pipeline.primary_entity!r} (the first of "
             f"event.entities), so it must be its stage, not {features.stages[0].entity!r}'s",
+        )
+    if features.replaces is not None and features.state == "memory":
+        yield Mistake(
+            ("features", "replaces"),
+            "with state: memory no window outlives its process, so a version takes over nothing; leave replaces out",
         )
     if features.replaces is not None and features.replaces >= features.version:
         yield Mistake(
@@ -110,9 +109,7 @@ def _feature(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[M
         yield from _field(subject, feature, path)
         yield from _where(subject, feature, path)
     yield from _options(feature, path)
-    yield from _window(feature, path)
-    yield from _kept(pipeline, feature, path)
-    yield from _delay(pipeline, feature, path)
+    yield from window_mistakes(pipeline, feature, path)
 
 
 def _one_hot(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
@@ -176,59 +173,6 @@ def _options(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
             yield Mistake((*path, option), f"{option} is for the aggregate {aggregate}, not for {feature.aggregate}")
         if not given and feature.aggregate == aggregate and option != "k":
             yield Mistake(path, f"{aggregate} of {feature.name!r} needs {option}")
-
-
-def _window(feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
-    window = feature.shape
-    where = (*path, "window")
-    if window is None:
-        yield Mistake(path, f"the aggregate {feature.aggregate} of {feature.name!r} needs a window, such as 7d")
-        return
-    if isinstance(window, HoppingWindow) and window.size % window.hop:
-        yield Mistake((*where, "hop"), f"hop ({window.hop} ms) must divide size ({window.size} ms)")
-    if isinstance(window, SessionWindow) and window.within < window.gap:
-        yield Mistake((*where, "within"), f"within ({window.within} ms) is shorter than gap ({window.gap} ms)")
-    if isinstance(window, DecayWindow) and feature.aggregate not in _DECAYING:
-        yield Mistake(where, f"a decaying window is for {listed(_DECAYING)}, not for {feature.aggregate}")
-    if isinstance(window, DecayWindow) and window.reach > MOST_HALF_LIVES * window.half_life:
-        yield Mistake((*where, "within"), f"after {MOST_HALF_LIVES:,} half-lives nothing is left; shorten within")
-    if isinstance(window, CountWindow) and feature.aggregate == "label_rate":
-        yield Mistake(where, "label_rate needs a window of time: labels are no events, so they cannot be counted off")
-    if feature.look_back > LONGEST_WINDOW_MS:
-        yield Mistake(path, f"window and delay of {feature.name!r} together are longer than 3650d")
-
-
-def _kept(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
-    """A window that topics do not hold could never be computed again."""
-    retention = pipeline.topics.retention_ms
-    needed = feature.look_back + pipeline.features.allowed_lateness
-    if retention is not None and 0 <= retention < needed and feature.shape is not None:
-        yield Mistake(
-            (*path, "window"),
-            f"the window of {feature.name!r} reaches back {needed} ms, with delay and lateness, but events are kept "
-            f"for topics.retention_ms ({retention}) only; a backfill could not fill it",
-        )
-
-
-def _delay(pipeline: Pipeline, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:
-    lateness = pipeline.features.label_lateness
-    if feature.delay < 0:
-        yield Mistake(
-            (*path, "delay"),
-            f"the window of {feature.name!r} would end {-feature.delay} ms after its event, and no vector is held back "
-            "for what is still to come: move the window into the past by a delay of 0 or more, or learn from what "
-            "comes later as a label, which outcomes joins with the prediction",
-        )
-        return
-    if feature.aggregate == "label_rate" and feature.stream is None and feature.delay < lateness:
-        where = (*path, "delay") if feature.delay else path
-        yield Mistake(
-            where,
-            f"the window of {feature.name!r} opens before its labels are in: delay ({feature.delay} ms) must be at "
-            f"least features.label_lateness ({lateness} ms)",
-        )
-    if feature.aggregate == "since_last" and feature.delay:
-        yield Mistake((*path, "delay"), "since_last asks for the event before this one; it takes no delay")
 
 
 def _where(subject: Subject, feature: FeatureSpec, path: Path) -> Iterator[Mistake]:

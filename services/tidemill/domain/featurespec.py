@@ -27,6 +27,9 @@ Aggregate = Literal[
     "label_rate",
 ]
 
+LATEST_VERSION = 999_999
+"""It is a part of topic names, which are at most 249 characters long."""
+
 
 class FeatureSpec(Section):
     """One feature: a calendar fact, an event field, a text field as columns of 0 and 1, an expression over other
@@ -108,6 +111,7 @@ class StageSpec(Section):
     max_rows_per_key: int | None = Field(
         None,
         ge=16,
+        le=1_000_000,
         description="a key with more rows has its old ones merged into sums of cells as wide as bucket; windows of "
         "sums (count, sum, mean, std, share, label_rate, ratio_to_mean) are then exact but for the cells at "
         "their edges",
@@ -120,8 +124,8 @@ class StateLimits(Section):
     """What one partition of one stage may hold. Bytes are rows × row width + keys × line width, as `tidemill features
     explain` shows both: what is held, not what the process takes."""
 
-    max_keys: int | None = Field(None, ge=2)
-    max_bytes: int | None = Field(None, ge=4_096)
+    max_keys: int | None = Field(None, ge=2, le=1_000_000_000)
+    max_bytes: int | None = Field(None, ge=4_096, le=1 << 44, description="at most 16 TiB")
     when_full: Literal["stop", "evict"] = Field(
         "stop",
         description="stop: the service ends before what does not fit. evict: keys whose newest event is oldest are "
@@ -136,15 +140,20 @@ class FeaturesSpec(Section):
     reads what another version wrote.
     """
 
-    version: int = Field(1, ge=1, description="from 2 on, a part of the names of state, re-keyed topics and groups")
+    version: int = Field(
+        1, ge=1, le=LATEST_VERSION, description="from 2 on, a part of the names of state, re-keyed topics and groups"
+    )
     replaces: int | None = Field(
         None,
         ge=1,
+        le=LATEST_VERSION,
         description="the version that this one takes over from: what it has answered is read again for its rows only",
     )
     allowed_lateness: DurationMs = 3_600_000
     label_lateness: DurationMs = 7 * DAY_MS
-    max_idle_ms: int = Field(3_000, ge=0, description="wait at most this long for a partition that is being fetched")
+    max_idle_ms: int = Field(
+        3_000, ge=0, le=600_000, description="wait at most this long for a partition that is being fetched"
+    )
     state: Literal["changelog", "memory"] = Field(
         "changelog",
         description="memory: no changelog is written, so windows begin empty after a restart, a rebalance or an "

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidemill.domain.durations import DAY_MS, DurationMs
+from tidemill.domain.durations import DAY_MS, LONGEST_MS, DurationMs
 from tidemill.domain.featurespec import FeaturesSpec, version_suffix
-from tidemill.domain.section import FieldName, Name, Section
+from tidemill.domain.section import MOST_RECORDS, FieldName, Name, Scalar, Section
 
 
 class NumberField(Section):
@@ -58,7 +58,9 @@ class TopicSettings(Section):
 
     partitions: int | None = Field(None, ge=1, le=1024)
     replication_factor: int = Field(1, ge=1, le=7)
-    retention_ms: int | None = Field(None, ge=-1, description="-1 keeps everything; needed for historic event times")
+    retention_ms: int | None = Field(
+        None, ge=-1, le=10 * LONGEST_MS, description="-1 keeps everything; needed for historic event times"
+    )
 
 
 class SourceField(Section):
@@ -69,7 +71,7 @@ class SourceField(Section):
     trim: bool = Field(False, description="strip surrounding white space of a string before the cast")
     unit: Literal["ms", "s", "iso8601"] = Field("ms", description="for cast timestamp: what the source writes")
     multiply: float | None = Field(None, description="factor from the source's unit to the canonical one")
-    default: str | int | float | bool | None = None
+    default: Scalar | None = None
     min: float | None = None
     max: float | None = None
     out_of_range: Literal["reject", "clamp"] = "reject"
@@ -84,14 +86,14 @@ class SourceSpec(Section):
     topic: str | None = Field(None, pattern=r"^[a-z0-9-]{1,200}$", description="Kafka topic, or none for HTTP only")
     http: bool = Field(True, description="accept POST /v1/events/{name}")
     version_field: str | None = Field("v", description="field of the source record that holds its version")
-    versions: tuple[int, ...] = (1,)
+    versions: tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...] = (1,)
     fields: dict[FieldName, SourceField]
 
 
 class BreakerSpec(Section):
     """Stops the service when too large a share of the last `window_records` records was invalid."""
 
-    window_records: int = Field(2_000, ge=10)
+    window_records: int = Field(2_000, ge=10, le=MOST_RECORDS)
     max_invalid_share: float = Field(0.5, gt=0, le=1)
 
 
@@ -117,9 +119,9 @@ class BatchingSpec(Section):
     """How events become micro-batches; each is padded to the smallest of `buckets` that holds it."""
 
     max_size: int = Field(256, ge=1, le=65_536)
-    max_wait_ms: float = Field(0.0, ge=0, description="0: dispatch whenever the model is free")
-    buckets: tuple[int, ...] = (1, 8, 32, 128, 256)
-    queue_limit: int = Field(8_192, ge=1, description="HTTP items waiting; beyond it the answer is 429")
+    max_wait_ms: float = Field(0.0, ge=0, le=60_000, description="0: dispatch whenever the model is free")
+    buckets: tuple[Annotated[int, Field(le=65_536)], ...] = (1, 8, 32, 128, 256)
+    queue_limit: int = Field(8_192, ge=1, le=10_000_000, description="HTTP items waiting; beyond it the answer is 429")
 
 
 class ModelSpec(Section):
@@ -127,10 +129,10 @@ class ModelSpec(Section):
 
     name: Name
     trainer: str = Field(pattern=r"^[\w.]+:\w+$", description="`module:Class` of the Trainer")
-    parameters: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    parameters: dict[str, Scalar] = Field(default_factory=dict)
     output: FieldName = "score"
     batching: BatchingSpec = BatchingSpec()
-    max_bytes: int = Field(64_000_000, ge=1_000)
+    max_bytes: int = Field(64_000_000, ge=1_000, lt=1 << 31, description="a protobuf, as ONNX is, holds 2 GiB at most")
 
 
 class FallbackSpec(Section):
@@ -157,19 +159,19 @@ class DriftSpec(Section):
     delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's δ for the whole pipeline; divided by the features")
     min_effect: float = Field(0.1, ge=0, le=1, description="smallest shift of a scaled mean worth an alarm")
     prime_rows: int = Field(512, ge=0, le=5_000)
-    generation_events: int = Field(2_000_000, ge=1_000)
+    generation_events: int = Field(2_000_000, ge=1_000, le=MOST_RECORDS)
     ignore: tuple[FieldName, ...] = Field((), description="calendar features and the like")
     warm_up: DurationMs = Field(0, description="a key's vectors are left out until it is this old; 0: watch all")
     statistics_every: DurationMs = DAY_MS
     min_average_precision: float | None = Field(None, ge=0, le=1, description="performance floor on matured outcomes")
     floor_window: DurationMs = 7 * DAY_MS
-    min_positives: int = Field(30, ge=1)
+    min_positives: int = Field(30, ge=1, le=MOST_RECORDS)
 
 
 class GateSpec(Section):
     """What a candidate must show before it may shadow."""
 
-    min_positives: int = Field(50, ge=1)
+    min_positives: int = Field(50, ge=1, le=MOST_RECORDS)
     max_latency_ms_per_batch: float = Field(50.0, gt=0)
     parity_tolerance: float = Field(1e-4, gt=0)
     holdout: DurationMs = 2 * DAY_MS
@@ -182,7 +184,7 @@ class ShadowSpec(Section):
 
     matured: DurationMs = Field(5 * DAY_MS, description="matured time in which champion and challenger are compared")
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(2_000, ge=100)
+    resamples: int = Field(2_000, ge=100, le=100_000, description="drawn at once, each with a value a day")
 
 
 class RetrainSpec(Section):
@@ -197,10 +199,12 @@ class RetrainSpec(Section):
         "manual",
     )
     schedule: DurationMs | None = None
-    quorum: int = Field(1, ge=1, description="distinct detectors that must have alarmed before drift retrains")
-    budget_per_30d: int = Field(20, ge=1, description="trainings in any 30 days of event time")
+    quorum: int = Field(
+        1, ge=1, le=100_000, description="distinct detectors that must have alarmed before drift retrains"
+    )
+    budget_per_30d: int = Field(20, ge=1, le=100_000, description="trainings in any 30 days of event time")
     dry_run: bool = False
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=1 << 31, description="of every draw: training adds the version's number to it")
     gates: GateSpec = GateSpec()
     shadow: ShadowSpec = ShadowSpec()
 

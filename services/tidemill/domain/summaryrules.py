@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from tidemill.domain.featurerules import LONGEST_WINDOW_MS, comparison_fault, the_event
+from tidemill.domain.durations import LONGEST_MS
+from tidemill.domain.featurerules import comparison_fault, the_event
 from tidemill.domain.filters import FilterError, parse_filter
 from tidemill.domain.pipeline import Pipeline
 from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
@@ -57,7 +58,7 @@ def _window(summary: SummarySpec, path: Path) -> Iterator[Mistake]:
         )
     if isinstance(window, SessionWindow) and window.within < window.gap:
         yield Mistake((*path, "window", "within"), f"within ({window.within} ms) is shorter than gap ({window.gap} ms)")
-    if window.reach + summary.corrections_for > LONGEST_WINDOW_MS:
+    if window.reach + summary.corrections_for > LONGEST_MS:
         yield Mistake(path, f"window and corrections_for of {summary.name!r} together are longer than 3650d")
 
 

@@ -9,6 +9,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Path = tuple[str | int, ...]
 
+_LONGEST_NUMBER = 1_000
+"""Digits; Python itself converts integers of a few thousand only."""
+
 _ENDLESS = "an alias stands inside the very part that it repeats"
 
 
@@ -20,10 +23,11 @@ class Position(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something wrong with the text itself, whatever it describes."""
+    """Something wrong with the text itself, whatever it describes. A fatal one leaves nothing to look at further."""
 
     position: Position
     message: str
+    fatal: bool = False
 
 
 class YamlSource:
@@ -41,7 +45,7 @@ class YamlSource:
             root = reader.compose(text)
             if root is not None:
                 self.faults += self._walk(root, ())
-                if not any(fault.message == _ENDLESS for fault in self.faults):
+                if not any(fault.fatal for fault in self.faults):
                     self.data = reader.constructor.construct_document(root)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -67,7 +71,7 @@ class YamlSource:
         section = isinstance(node, MappingNode | SequenceNode) and path in self._keys
         self._values[path] = self._keys[path] if section else _position(node)
         if id(node) in self._open:
-            yield Fault(self._values[path], _ENDLESS)
+            yield Fault(self._values[path], _ENDLESS, fatal=True)
         if id(node) in self._seen:
             return
         self._seen.add(id(node))
@@ -76,7 +80,9 @@ class YamlSource:
         self._open.discard(id(node))
 
     def _members(self, node: Node, path: Path) -> Iterator[Fault]:
-        if isinstance(node, SequenceNode):
+        if isinstance(node, ScalarNode):
+            yield from _unusable(node)
+        elif isinstance(node, SequenceNode):
             for index, item in enumerate(node.value):
                 self._keys[(*path, index)] = _position(item)
                 yield from self._walk(item, (*path, index))
@@ -85,12 +91,27 @@ class YamlSource:
             for key, value in node.value:
                 name = key.value if isinstance(key, ScalarNode) else str(key.value)
                 position = _position(key)
+                yield from _unusable(key)
                 if name in written:
                     yield Fault(position, f"duplicate key {name!r}; the first is on line {written[name].line}")
                     continue
                 written[name] = position
                 self._keys[(*path, name)] = position
                 yield from self._walk(value, (*path, name))
+
+
+def _unusable(node: Node) -> Iterator[Fault]:
+    """Escapes in double quotes can write halves of a character, which no record, hash or message could hold."""
+    if not isinstance(node, ScalarNode):
+        return
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(node.value[error.start]):04X}"
+        message = f"{half} is half of a character, which UTF-8 cannot hold; write a whole one, such as \\U0001F600"
+        yield Fault(_position(node), message, fatal=True)
+    if (node.tag or "").endswith(":int") and len(node.value) > _LONGEST_NUMBER:
+        yield Fault(_position(node), f"a number of {len(node.value):,} digits is larger than any here", fatal=True)
 
 
 def _reader() -> YAML:
