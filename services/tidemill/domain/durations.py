@@ -55,13 +55,18 @@ def _shown(text: str) -> str:
 
 def _bounded(value: int) -> int:
     if not -LONGEST_MS <= value <= LONGEST_MS:
-        shown = f"{format_duration_ms(abs(value))} is" if abs(value) < 1 << 63 else "it is"
+        shown = f"{value} ms is" if abs(value) < 1 << 63 else "it is"
         raise ValueError(f"{shown} longer than {_LONGEST}")
     return value
 
 
 def _coerce(value: object) -> object:
-    return parse_duration_ms(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    milliseconds = parse_duration_ms(value)
+    if milliseconds > LONGEST_MS:
+        raise ValueError(f"{_shown(value)} is longer than {_LONGEST}")
+    return milliseconds
 
 
 def _coerce_signed(value: object) -> object:
