@@ -299,6 +299,10 @@ RULES: dict[str, tuple[str, str, str, str]] = {
         *("count, window: 1d}", "count, window: 1d, where: amount != 0.125}", "features.stages.0.features.3.where"),
         "kept in units of 1/100, so it never equals 0.125",
     ),
+    "filter that nothing passes": (
+        *("count, window: 1d}", "count, window: 1d, where: amount >= 100000.01}"),
+        *("features.stages.0.features.3.where", "lies in 0 to 100000, so nothing passes amount >= 100000.01"),
+    ),
     "maturity of nothing": ("maturity: 7d", "maturity: 0d", "outcomes.maturity", "above 0"),
     "unknown blocking decision": (
         *("missing_label:", "blocking_decisions: [block]\n  missing_label:", "outcomes.blocking_decisions.0"),
@@ -711,3 +715,24 @@ def test_the_editors_schema_accepts_the_shipped_file_and_refuses_every_malformed
 
     assert accepts(SHIPPED)
     assert [kind for kind, (old, new, *_) in STRUCTURE.items() if accepts(changed(old, new))] == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "passes"),
+    [
+        ("amount > 100000", False),
+        ("amount > 99999.99", True),
+        ("amount >= 100000", True),
+        ("amount < 0", False),
+        ("amount <= 0", True),
+        ("amount <= -0.01", False),
+        ("amount == 100000.01", False),
+        ("amount == 100000", True),
+        ("amount != 100000.01", True),
+        (f"amount < {'9' * 500}", True),
+        (f"amount > {'9' * 500}", False),
+    ],
+)
+def test_a_filter_is_refused_if_no_value_within_the_bounds_passes(condition: str, passes: bool) -> None:
+    text = changed("count, window: 1d}", f"count, window: 1d, where: {condition}}}")
+    assert [problem.path for problem in problems(text)] == ([] if passes else ["features.stages.0.features.3.where"])

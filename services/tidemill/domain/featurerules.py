@@ -204,4 +204,19 @@ def comparison_fault(subject: Subject, comparison: Comparison) -> str | None:
     scaled = value * Decimal(scale)
     if comparison.operator in ("==", "!=") and scaled != scaled.to_integral_value():
         return f"{field!r} is kept in units of 1/{scale}, so it never equals {value}"
+    return _never_passed(comparison, value, subject.numbers[field])
+
+
+def _never_passed(comparison: Comparison, value: Decimal, number: NumberField) -> str | None:
+    """Nothing outside its bounds is accepted, so an aggregate behind such a filter would be of nothing."""
+    least, largest = Decimal(number.min), Decimal(number.max)
+    never = {
+        "==": not least <= value <= largest,
+        "<": value <= least,
+        "<=": value < least,
+        ">": value >= largest,
+        ">=": value > largest,
+    }
+    if never.get(comparison.operator, False):
+        return f"{comparison.field!r} lies in {number.min:g} to {number.max:g}, so nothing passes {comparison}"
     return None
