@@ -736,3 +736,38 @@ def test_the_editors_schema_accepts_the_shipped_file_and_refuses_every_malformed
 def test_a_filter_is_refused_if_no_value_within_the_bounds_passes(condition: str, passes: bool) -> None:
     text = changed("count, window: 1d}", f"count, window: 1d, where: {condition}}}")
     assert [problem.path for problem in problems(text)] == ([] if passes else ["features.stages.0.features.3.where"])
+
+
+@pytest.mark.parametrize(
+    ("what", "refused"),
+    [
+        ("aggregate: since_last", True),
+        ("aggregate: since_last, where: amount > 3", True),
+        ("aggregate: ratio_to_mean, field: amount", True),
+        ("aggregate: ratio_to_mean, field: amount, delay: 1m", False),
+        ("aggregate: std, field: amount, delay: 1m", True),
+        ("aggregate: std, field: amount, where: amount > 3", True),
+        ("aggregate: count", True),
+        ("aggregate: count, where: amount > 3", False),
+        ("aggregate: count, delay: 1m", False),
+        ("aggregate: distinct, field: terminal", True),
+        ("aggregate: distinct, field: terminal, where: amount > 3", False),
+        ("aggregate: mean, field: amount", False),
+        ("aggregate: share, field: terminal, equals: t1", False),
+        ("aggregate: last, field: amount, k: 1", False),
+    ],
+)
+def test_of_the_last_event_only_what_may_differ_is_allowed(what: str, refused: bool) -> None:
+    for last in (1, 2):
+        text = changed("calendar: night", f"{what}, window: {{type: count, last: {last}, within: 1d}}")
+        expected = ["features.stages.0.features.2.window.last"] if refused and last == 1 else []
+        assert [problem.path for problem in problems(text)] == expected
+
+
+def test_the_last_record_of_a_stream_is_not_the_event() -> None:
+    window = "window: {type: count, last: 1, within: 1h}"
+    for aggregate in ("since_last", "count", "distinct, field: customer"):
+        text = changed("count, stream: logins, window: 1h", f"{aggregate}, stream: logins, {window}", JOINED_TEXT)
+        assert problems(text) == []
+    text = changed(_LIMIT_FEATURE, f"aggregate: std, stream: limits, field: limit, {window}", JOINED_TEXT)
+    assert [problem.path for problem in problems(text)] == [f"{_CARD_LIMIT}.window.last"]
