@@ -375,6 +375,22 @@ RULES: dict[str, tuple[str, str, str, str]] = {
         *("{from: card, cast: string,", "{from: card, cast: string, min: 2,", "ingest.sources.0.fields.customer"),
         "are for numbers and times",
     ),
+    "factor of nothing": (
+        *("cast: number, min", "cast: number, multiply: 5.0e-324, min", "ingest.sources.0.fields.amount.multiply"),
+        "no factor between units",
+    ),
+    "source range outside the number's": (
+        *("cast: number, min: 0, max: 100000", "cast: number, min: 100001", "ingest.sources.0.fields.amount"),
+        "no value of amount is right: numbers from 100001 to 100000 are left",
+    ),
+    "default outside the range": (
+        *("cast: number, min", "cast: number, default: -1, min", "ingest.sources.0.fields.amount.default"),
+        "the default -1 is outside 0 to 100000",
+    ),
+    "default that is no key": (
+        *("terminal: {from: terminal,", 'terminal: {from: terminal, default: "",'),
+        *("ingest.sources.0.fields.terminal.default", "an empty default is no key"),
+    ),
     "clamp to nothing": (
         *("cast: number, min: 0, max: 100000", "cast: number, out_of_range: clamp"),
         *("ingest.sources.0.fields.amount.out_of_range", "needs min or max"),
@@ -771,3 +787,24 @@ def test_the_last_record_of_a_stream_is_not_the_event() -> None:
         assert problems(text) == []
     text = changed(_LIMIT_FEATURE, f"aggregate: std, stream: limits, field: limit, {window}", JOINED_TEXT)
     assert [problem.path for problem in problems(text)] == [f"{_CARD_LIMIT}.window.last"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("cast: integer, min: 0, max: 1}", "cast: integer, min: 0.2, max: 0.8}", "1.fields.fraud"),
+        ("cast: integer, min: 0, max: 1}", "cast: integer, min: 0.2, max: 1}", ""),
+        ("cast: integer, min: 0, max: 1}", "cast: integer, min: 1.0e+19}", "1.fields.fraud"),
+        ("cast: number, min: 0, max: 100000}", "cast: number, max: -0.01}", "0.fields.amount"),
+        ("cast: number, min: 0, max: 100000}", "cast: number, default: 0.5, min: 0.5, max: 0.5}", ""),
+        ("cast: number, min: 0, max: 100000}", "cast: number, default: 7, max: 1, out_of_range: clamp}", ""),
+        ("cast: number, min: 0, max: 100000}", "cast: number, default: 7, max: 1}", "0.fields.amount.default"),
+        ("cast: number, min: 0, max: 100000}", "cast: number, default: 100000.5}", "0.fields.amount.default"),
+        ("cast: number, min: 0, max: 100000}", "cast: number, multiply: -0.01}", ""),
+        ("cast: number, min: 0, max: 100000}", "cast: number, multiply: 0}", "0.fields.amount.multiply"),
+        ("cast: timestamp, unit: ms}", "cast: timestamp, unit: ms, max: -1}", "0.fields.event_time"),
+    ],
+)
+def test_ranges_and_defaults_of_sources_leave_a_value(old: str, new: str, place: str) -> None:
+    found = [problem.path for problem in problems(changed(old, new))]
+    assert found == ([f"ingest.sources.{place}"] if place else [])

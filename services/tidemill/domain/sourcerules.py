@@ -1,9 +1,10 @@
 """What must hold for the sources of a pipeline file: each must be able to make a canonical record."""
 
+import math
 from collections.abc import Iterator
 
-from tidemill.domain.pipeline import EventSpec, Pipeline, SourceField, SourceSpec, StreamSpec
-from tidemill.domain.pipelinerules import Mistake, Path, listed, repeated
+from tidemill.domain.pipeline import EventSpec, NumberField, Pipeline, SourceField, SourceSpec, StreamSpec
+from tidemill.domain.pipelinerules import EXACT_LIMIT, Mistake, Path, listed, repeated
 from tidemill.domain.streamrules import STREAM_FIELD
 
 _NUMERIC = ("integer", "number")
@@ -14,6 +15,14 @@ _PYTHON: dict[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "timestamp": int,
 }
+_WIDEST: dict[str, tuple[float, float]] = {
+    "integer": (-(1 << 63) + 1, (1 << 63) - 1),
+    "number": (1 - EXACT_LIMIT, EXACT_LIMIT - 1),
+    "timestamp": (0, 253_402_300_799_999),
+}
+"""What ingest takes for each, whatever is declared: 64 bits, exact floats, and times to the end of the year 9999."""
+
+_LARGEST_FACTOR = 1e15
 
 
 def source_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
@@ -44,12 +53,16 @@ def source_mistakes(pipeline: Pipeline) -> Iterator[Mistake]:
         yield from _missing(pipeline, source, path)
         if stream is not None:
             yield from _foreign(source, stream, path)
-        kinds = _kinds(pipeline.fields_of(source.stream), pipeline.label.field)
+        event = pipeline.fields_of(source.stream)
+        kinds = _kinds(event, pipeline.label.field)
         for name, field in source.fields.items():
             where = (*path, "fields", name)
             yield from _canonical(name, field, kinds.get(name), where)
             implied = None if name == pipeline.label.field else kinds.get(name, (None,))[0]
             yield from _steps(name, field, where, cast=field.cast or implied)
+            yield from _range(name, field, event.numbers.get(name), where, cast=field.cast or implied)
+            if name in event.entities and field.default == "":
+                yield Mistake((*where, "default"), f"{name} keys records; an empty default is no key")
 
 
 def _missing(pipeline: Pipeline, source: SourceSpec, path: Path) -> Iterator[Mistake]:
@@ -111,6 +124,9 @@ def _steps(name: str, field: SourceField, path: Path, *, cast: str | None) -> It
         yield Mistake((*path, "unit"), "unit is for times (cast: timestamp)")
     if field.multiply is not None and not numeric:
         yield Mistake((*path, "multiply"), "multiply is for numbers (cast: integer or number)")
+    if field.multiply is not None and not 1 / _LARGEST_FACTOR <= abs(field.multiply) <= _LARGEST_FACTOR:
+        message = f"{field.multiply:g} is no factor between units; one is between 1e-15 and 1e15, or minus that"
+        yield Mistake((*path, "multiply"), message)
     if field.min is not None and field.max is not None and field.min > field.max:
         yield Mistake(path, f"min {field.min:g} of {name} is above max {field.max:g}")
     bounded = field.min is not None or field.max is not None
@@ -122,3 +138,22 @@ def _steps(name: str, field: SourceField, path: Path, *, cast: str | None) -> It
         wrong = isinstance(field.default, bool) != (cast == "boolean")
         if wrong or not isinstance(field.default, _PYTHON[cast]):
             yield Mistake((*path, "default"), f"the default {field.default!r} is no {cast}")
+
+
+def _range(
+    name: str, field: SourceField, number: NumberField | None, path: Path, *, cast: str | None
+) -> Iterator[Mistake]:
+    """A range that no value is in, and a default that would itself be refused."""
+    if cast not in _WIDEST or (field.min is not None and field.max is not None and field.min > field.max):
+        return
+    low, high = _WIDEST[cast]
+    for least in (field.min, None if number is None else number.min):
+        low = low if least is None else max(low, least)
+    for most in (field.max, None if number is None else number.max):
+        high = high if most is None else min(high, most)
+    if cast != "number":
+        low, high = math.ceil(low), math.floor(high)
+    if low > high:
+        yield Mistake(path, f"no value of {name} is right: {cast}s from {low:g} to {high:g} are left")
+    elif isinstance(field.default, int | float) and field.out_of_range == "reject" and not low <= field.default <= high:
+        yield Mistake((*path, "default"), f"the default {field.default:g} is outside {low:g} to {high:g}")

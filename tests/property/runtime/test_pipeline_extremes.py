@@ -15,6 +15,7 @@ from support.summarystreams import stage_of
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.pipeline import Pipeline
 from tidemill.features.core.definition import compile_stage
+from tidemill.ingest.core.cleaning import compile_cleaner
 from tidemill.runtime.pipelinefile import parse_pipeline, pipeline_text, problems
 from tidemill.runtime.topics import plan
 
@@ -102,6 +103,8 @@ def run(pipeline: Pipeline) -> None:
     assert len(feature_set_hash(pipeline)) == 12
     names = [topic.name for topic in plan(pipeline)]
     assert len(names) == len(set(names))
+    for source in pipeline.ingest.sources:
+        assert compile_cleaner(pipeline, source, ())
     for index, stage in enumerate(pipeline.features.stages):
         assert compile_stage(pipeline, index).entity == stage.entity
         closing = stage.summaries or pipeline.features.summaries_behind(index)
