@@ -6,8 +6,13 @@ windows of the partitions being worked on and nothing else, whatever the length 
 """
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +20,7 @@ from queue import Empty
 from typing import Any, Protocol
 
 from tidemill.domain.pipeline import Pipeline
+from tidemill.errors import EnvironmentUnusable
 from tidemill.features.offline.items import Item, merged
 from tidemill.features.offline.spill import read_spill
 from tidemill.features.offline.stagerun import StageReport, StageTask, from_earlier, run_stage
@@ -62,6 +68,7 @@ class Chain:
             for done in self._results(tasks, earlier, partial(say, entity)):
                 report.records += done.records
                 report.vectors += done.vectors
+                report.passed_on += done.passed_on
                 report.refused.update(done.refused)
                 stopped_at |= done.stopped_at
             reports.append(report)
@@ -89,15 +96,24 @@ class Chain:
             return
         context = multiprocessing.get_context("spawn")
         counts: Any = context.Queue()
-        with ProcessPoolExecutor(workers, context, _begin, (counts,)) as pool:
-            waiting = {pool.submit(_work_elsewhere, task, earlier) for task in tasks}
+        theirs, ours = context.Pipe(duplex=False)
+        with closing(theirs), closing(ours), ProcessPoolExecutor(workers, context, _begin, (counts, theirs)) as pool:
             try:
+                with _interrupts_held():
+                    waiting = {pool.submit(_work_elsewhere, task, earlier) for task in tasks}
                 while waiting:
                     done, waiting = wait(waiting, _LOOK_S, FIRST_COMPLETED)
                     _drain(counts, progress)
                     for future in done:
                         yield future.result()
+                pool.shutdown(wait=True)
+            except BrokenProcessPool:
+                raise EnvironmentUnusable(
+                    "a worker process was killed",
+                    hint="Mostly that is memory running out: give fewer --workers, or a machine with more.",
+                ) from None
             finally:
+                ours.close()  # Workers that are not done end now.
                 pool.shutdown(wait=True, cancel_futures=True)
         _drain(counts, progress)
 
@@ -114,9 +130,33 @@ _counts: Any = None
 """In a worker process: the queue on which it tells how many records it has taken."""
 
 
-def _begin(counts: Any) -> None:
+def _begin(counts: Any, parent: Any) -> None:
     global _counts
     _counts = counts
+    threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """Blocks until the other end of the pipe is closed, by the parent or by its end, then leaves the process.
+
+    At once, whatever the work is waiting for: its results have nobody left to go to.
+    """
+    with suppress(EOFError, OSError):
+        parent.recv()
+    os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that start in the block never see Ctrl-C, which a terminal sends to all: the parent ends them.
+
+    A signal mask is inherited, so there is no moment at which they would still see it, as with a handler of theirs.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work_elsewhere(task: StageTask, earlier: Input | int) -> StageReport:
