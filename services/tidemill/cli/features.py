@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tidemill.cli.app import group
 from tidemill.cli.counter import RecordCounter
+from tidemill.cli.interruption import interrupted_by_sigterm
 from tidemill.cli.kernels import use_kernel_cache
 from tidemill.cli.output import (
     BootstrapServers,
@@ -84,6 +85,9 @@ def backfill(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Parquet files of a joined stream's records, for --input FILE."),
     ] = None,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Compute rates of labels as if no label had come, for --input FILE.")
+    ] = False,
     arrival: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="When each event arrived, ms; event_time says that event time stands in."),
@@ -118,12 +122,14 @@ def backfill(
             f"a feature and a column of the file are both called {', '.join(sorted(taken))}", hint="Rename the feature."
         )
     sources = input_ or [_KAFKA]
-    with RecordCounter() as counter:
+    given = _Files(sources, labels or [], no_labels, stream or [], arrival)
+    _refuse_overwriting(out, given)
+    with interrupted_by_sigterm(), RecordCounter() as counter:
+        begin = _source(request, given, counter)
         columns: dict[str, Any] = dict.fromkeys(("id", *entities), "text") | {"event_time": "integer"}
         columns = {name: columns[name] for name in ("id", "event_time", *entities)} | dict.fromkeys(names, "number")
         with ParquetSink(out, columns) as sink:
-            files = _Files(sources, labels or [], stream or [], arrival)
-            with _source(request, files, counter)(bootstrap_servers, kafka_options) as result:
+            with begin(bootstrap_servers, kafka_options) as result:
                 for block in columns_of(result.vectors, entities, names, row_group):
                     sink.write(block)
             report = _report(result, out, sink.rows)
@@ -173,7 +179,7 @@ def prepare_version(
 
     loaded = load_pipeline(pipeline)
     connection = Connection(require_servers(bootstrap_servers), parse_kafka_options(kafka_options))
-    with RecordCounter() as counter:
+    with interrupted_by_sigterm(), RecordCounter() as counter:
         made = prepare(loaded, connection, counter, workers or os.cpu_count() or 1, temp_dir)
     if json:
         write_json({"pipeline": loaded.name, **asdict(made)})
@@ -188,6 +194,7 @@ class _Files(NamedTuple):
 
     sources: list[str]
     labels: list[Path]
+    no_labels: bool
     streams: list[str]
     arrival: str | None
 
@@ -200,6 +207,31 @@ class _Files(NamedTuple):
             found[name] = (*found.get(name, ()), Path(path))
         return found
 
+    @property
+    def paths(self) -> list[Path]:
+        sources = [Path(source) for source in self.sources if source != _KAFKA]
+        return [*sources, *self.labels, *(path for paths in self.by_stream().values() for path in paths)]
+
+
+def _refuse_overwriting(out: Path, given: _Files) -> None:
+    if same := [path for path in given.paths if path.resolve() == out.resolve()]:
+        raise ConfigurationError(
+            f"--out is {same[0]}, which is read", hint="Name another file: what is read must stay as it is."
+        )
+
+
+def _refuse_unknown_labels(request: "Request", given: _Files) -> None:
+    """Rates without labels are 0, which no one can tell from rates of harmless events."""
+    stages = request.pipeline.features.stages[: request.last + 1]
+    rates = [feature.name for stage in stages for feature in stage.features if feature.aggregate == "label_rate"]
+    if rates and not (given.labels or given.no_labels):
+        raise ConfigurationError(
+            f"{rates[0]} is a rate of labels, and no file of labels is given",
+            hint="Add --labels FILE; or --no-labels, and it is computed as if no label had come.",
+        )
+    if given.labels and given.no_labels:
+        raise ConfigurationError("--labels and --no-labels are given", hint="Say one of the two.")
+
 
 def _source(request: "Request", given: _Files, counter: RecordCounter) -> Any:
     """A function of the Kafka options that begins the backfill."""
@@ -207,9 +239,9 @@ def _source(request: "Request", given: _Files, counter: RecordCounter) -> Any:
     from tidemill.features.offline.topicinput import Connection
 
     if _KAFKA in given.sources:
-        if given != _Files([_KAFKA], [], [], None):
+        if given != _Files([_KAFKA], [], False, [], None):
             raise ConfigurationError(
-                "--input kafka goes with no file, --labels, --stream or --arrival",
+                "--input kafka goes with no file, --labels, --no-labels, --stream or --arrival",
                 hint="Topics have the labels, the streams and the order.",
             )
 
@@ -223,6 +255,7 @@ def _source(request: "Request", given: _Files, counter: RecordCounter) -> Any:
             "files do not say in which order their events arrived",
             hint="Name the column with --arrival COLUMN, or say --arrival event_time if they arrived in time order.",
         )
+    _refuse_unknown_labels(request, given)
     from tidemill.features.offline.fileinput import Files, split
 
     files = Files(tuple(map(Path, given.sources)), tuple(given.labels), given.arrival, given.by_stream())
@@ -243,7 +276,12 @@ def _report(result: "Result", out: Path, rows: int) -> dict[str, object]:
         "feature_set": result.feature_set,
         "position": result.position,
         "stages": {
-            name: {"records": report.records, "vectors": report.vectors, "refused": dict(report.refused)}
+            name: {
+                "records": report.records,
+                "vectors": report.vectors,
+                "passed_on": report.passed_on,
+                "refused": dict(report.refused),
+            }
             for name, report in result.reports.items()
         },
     }

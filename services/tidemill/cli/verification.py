@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from tidemill.cli.counter import RecordCounter
+from tidemill.cli.interruption import interrupted_by_sigterm
 from tidemill.cli.kernels import use_kernel_cache
 from tidemill.cli.output import (
     BootstrapServers,
@@ -86,7 +87,7 @@ def verify_served(
     request = Request(loaded, workers=workers or os.cpu_count() or 1, temp_dir=temp_dir)
     if every is not None:
         raise typer.Exit(_MISMATCH if _watch(request, wanted, connection, every, http_port, json) else 0)
-    with RecordCounter() as counter:
+    with interrupted_by_sigterm(), RecordCounter() as counter:
         verdict = verify(request, wanted, connection, counter)
     _tell(verdict, loaded.name, wanted.topic, json)
     if verdict.mismatches:
@@ -106,6 +107,8 @@ def _watch(
         every_s = parse_duration_ms(every) / 1_000
     except ValueError as error:
         raise ConfigurationError(f"--every: {error}", hint="Write it as 30s, 10m or 1h.") from None
+    if every_s < 1:
+        raise ConfigurationError(f"--every: {every} is shorter than 1s", hint="Write it as 30s, 10m or 1h.")
     name = request.pipeline.name
     config = RuntimeConfig(bootstrap_servers=connection.bootstrap_servers, pipeline=name, http_port=http_port)
     health = Health("verification", Metrics({"pipeline": name, "service": "verification"}, VERIFICATION))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill.domain.pipeline import Pipeline
+from tidemill.errors import ConfigurationError
 from tidemill.features.config import OUTCOMES_STAGE
 from tidemill.features.core.holdings import Holdings, JoinHoldings, KeySummary, Row, WindowHoldings
 from tidemill.features.process import service_spec
@@ -69,9 +70,13 @@ class StateView:
 
 
 def state_view(pipeline: Pipeline, stage: str, open_reader: OpenReader, say: Callable[[str], None]) -> StateView:
-    """Raises ConfigurationError for a stage that the pipeline does not have."""
+    """Raises ConfigurationError for a stage that the pipeline does not have, or that writes no changelog."""
     topic = service_spec(pipeline, stage).state_topic
-    assert topic is not None
+    if topic is None:
+        raise ConfigurationError(
+            f"the stage {stage} of {pipeline.name} keeps its state in memory only, and no changelog of it",
+            hint="With features.state: kafka in the pipeline file it can be read.",
+        )
     if stage == OUTCOMES_STAGE:
         return StateView(pipeline.name, topic, JoinHoldings(pipeline), open_reader, say)
     index = [one.entity for one in pipeline.features.stages].index(stage)

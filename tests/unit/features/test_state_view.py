@@ -16,6 +16,7 @@ from support.joinedpipeline import JOINED_FRAUD, NOON, limit, login, payment
 from support.paymentstream import payments_and_labels
 from tidemill.cli import state
 from tidemill.cli.__main__ import main
+from tidemill.domain.featurespec import StageSpec
 from tidemill.errors import ConfigurationError, StateCorrupt
 from tidemill.features.core.codec import hash_texts
 from tidemill.features.outcomes import OutcomeStage
@@ -151,6 +152,29 @@ def test_a_stage_that_the_pipeline_lacks_is_refused_with_those_it_has() -> None:
     with pytest.raises(ConfigurationError, match="no feature stage 'shop'") as refused:
         view_of({}, "shop")
     assert "customer, terminal, outcomes" in refused.value.hint
+
+
+def test_a_stage_without_a_changelog_is_refused_with_a_next_step() -> None:
+    forgetful = FRAUD.model_copy(update={"features": FRAUD.features.model_copy(update={"state": "memory"})})
+    with pytest.raises(ConfigurationError, match="in memory only") as refused:
+        state_view(forgetful, "customer", lambda topic, only: ListReader(topic, {}, only), print)
+    assert "features.state: kafka" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["arrival", "label", "kind", "partition"])
+def test_a_field_never_takes_the_place_of_another_column(name: str) -> None:
+    mean = {"name": "mean", "aggregate": "mean", "field": name, "window": "1d"}
+    stage = StageSpec.model_validate({"entity": "customer", "features": [mean]})
+    event = FRAUD.event.model_copy(update={"numbers": {name: FRAUD.event.numbers["amount"]}})
+    features = FRAUD.features.model_copy(update={"stages": (stage,)})
+    pipeline = FRAUD.model_copy(update={"event": event, "features": features})
+    value = orjson.dumps({"id": "e1", "event_time": NOON, "customer": "c1", "terminal": "t", name: 2.5})
+    logs = written_by(keyed_stage(pipeline, 0), [OutRecord("fraud-events", b"c1", value, NOON)])
+    view = state_view(pipeline, "customer", lambda topic, only: ListReader(topic, logs, only), print)
+    ((_, row),) = view.rows("c1")
+    assert list(row) == list(view.holdings.columns)
+    assert "partition" not in row, "that column says where the row lies"
+    assert (row["arrival"], row["kind"], row["label"], row[f"field.{name}"]) == (0, "event", None, 2.5)
 
 
 def test_readers_are_closed(logs: dict[int, list[Record]]) -> None:

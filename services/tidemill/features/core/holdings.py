@@ -3,7 +3,7 @@
 Rows that have expired since their chunk was written are left out, as they are at a restore.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from tidemill.domain.pipeline import Pipeline
@@ -17,6 +17,8 @@ from tidemill.features.core.summarypartition import is_summary_entry
 
 ColumnType = Literal["text", "integer", "number"]
 Row = dict[str, str | int | float | None]
+PARTITION = "partition"
+"""Column in which a reader of several partitions says where a row lies; `columns` never has it."""
 Entries = Mapping[bytes, bytes]
 """The latest value of each key of one changelog partition, deleted ones left out."""
 
@@ -67,12 +69,7 @@ class WindowHoldings:
         }
         for stream, field, scale in self._stage.stream_scales:
             scales.setdefault(stream, {})[field] = scale
-        self._shown = [
-            _Shown(rings.PREFIX + rings.NUMBERS + at, column, scales.get(column.stream, {}))
-            for at, column in enumerate(self._stage.kept)
-            if column.kind not in ("square_low", "square_high") and at >= len(self._stage.streams)
-        ]
-        self.columns: Mapping[str, ColumnType] = {
+        built_in: dict[str, ColumnType] = {
             "key": "text",
             "event_time": "integer",
             "arrival": "integer",
@@ -80,8 +77,13 @@ class WindowHoldings:
             "id_hash": "text",
             "label": "integer",
             **({"events": "integer"} if self._merges else {}),
-            **{shown.title: shown.type for shown in self._shown},
         }
+        self._shown = [
+            _Shown(rings.PREFIX + rings.NUMBERS + at, column, scales.get(column.stream, {}), {PARTITION, *built_in})
+            for at, column in enumerate(self._stage.kept)
+            if column.kind not in ("square_low", "square_high") and at >= len(self._stage.streams)
+        ]
+        self.columns: Mapping[str, ColumnType] = {**built_in, **{shown.title: shown.type for shown in self._shown}}
 
     def summaries(self, entries: Entries) -> Iterator[KeySummary]:
         sizes: dict[bytes, int] = {}
@@ -134,9 +136,9 @@ class WindowHoldings:
 
 
 class _Shown:
-    """A value column of a row, for people."""
+    """A value column of a row, for people. A field with the name of one of the other columns has `field.` in front."""
 
-    def __init__(self, at: int, column: Column, scales: Mapping[str, int]) -> None:
+    def __init__(self, at: int, column: Column, scales: Mapping[str, int], taken: Collection[str]) -> None:
         where = " and ".join(_condition(condition, scales) for condition in column.where)
         self._at = at
         self._kind = column.kind
@@ -144,7 +146,8 @@ class _Shown:
         self.stream = column.stream
         name = {"taken": "taken", "label": "label"}.get(column.kind, column.field or "")
         name = name if self.stream is None else f"{self.stream}.{name}"
-        self.title = f"{name} where {where}" if where else name
+        title = f"{name} where {where}" if where else name
+        self.title = f"field.{title}" if title in taken else title
         self.type: ColumnType = {"value": "number", "text": "text"}.get(column.kind, "integer")  # type: ignore[assignment]
 
     def value(self, row: list[int]) -> str | int | float:

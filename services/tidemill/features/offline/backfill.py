@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from tidemill.errors import ConfigurationError
 from tidemill.features.offline.bounds import Bound, refuse_backwards
 from tidemill.features.offline.chain import Chain, Input
 from tidemill.features.offline.items import blocks
+from tidemill.features.offline.spill import spill_folder
 from tidemill.features.offline.stagerun import StageReport
 from tidemill.features.offline.topicinput import Connection, topic_input
 from tidemill.runtime.topics import plan
@@ -102,8 +102,7 @@ def backfill_files(request: Request, prepare: Prepare, say: Say) -> Iterator[Res
 @contextmanager
 def _run(request: Request, partitions: list[int], prepare: Prepare, say: Say) -> Iterator[Result]:
     stages = [stage.entity for stage in request.pipeline.features.stages]
-    with TemporaryDirectory(prefix="tidemill-backfill-", dir=request.temp_dir) as name:
-        folder = Path(name)
+    with spill_folder("backfill", request.temp_dir) as folder:
         source, position = prepare(partitions[0], folder)
         chain = Chain(request.pipeline, request.last, partitions, folder, request.workers)
         reports, stopped_at = chain.run(source, say)

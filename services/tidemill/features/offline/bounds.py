@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tidemill.errors import ConfigurationError
 
 _HINT = (
-    "Write an event time as 2018-07-25, 2018-07-25T12:00:00Z or milliseconds; offsets as events/0=120,labels/0=33 with "
-    "every partition of all topics that are read, as a backfill prints its position."
+    "Write an event time as 2018-07-25, 2018-07-25T12:00:00Z or milliseconds of 10 digits or more; offsets as "
+    "events/0=120,labels/0=33 with every partition of all topics that are read, as a backfill prints its position."
 )
 
 
@@ -23,7 +23,8 @@ class Bound(NamedTuple):
 def parse_bound(text: str, option: str) -> Bound:
     """Raises ConfigurationError, naming `option`, for anything else than its hint says."""
     text = text.strip()
-    if re.fullmatch(r"\d{1,16}", text):
+    # Shorter numbers are dates without hyphens far more often than moments of 1970.
+    if re.fullmatch(r"\d{10,16}", text):
         return Bound(int(text), {})
     if "=" in text:
         offsets: dict[str, int] = {}

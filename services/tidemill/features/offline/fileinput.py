@@ -130,9 +130,9 @@ def _columns(pipeline: Pipeline, role: str) -> dict[str, ColumnType]:
     if role == "labels":
         columns |= {KNOWN_AT: "integer", pipeline.label.field: "integer"}
     else:
-        stages = range(len(pipeline.features.stages))
-        fields = chain.from_iterable(compile_stage(pipeline, index).fields for index in stages)
-        columns |= dict.fromkeys(fields, "number")
+        stages = [compile_stage(pipeline, index) for index in range(len(pipeline.features.stages))]
+        columns |= dict.fromkeys(chain.from_iterable(stage.fields for stage in stages), "number")
+        columns |= dict.fromkeys(chain.from_iterable(stage.texts for stage in stages), "text")
     return columns
 
 

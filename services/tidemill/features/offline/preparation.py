@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import ConfigurationError
 from tidemill.features.offline.backfill import Say
 from tidemill.features.offline.bounds import Bound
 from tidemill.features.offline.chain import Chain
+from tidemill.features.offline.spill import spill_folder
 from tidemill.features.offline.topicinput import Connection, topic_input
 from tidemill.features.process import service_spec
 from tidemill.runtime.kafka import Admin, group_offsets, seed_groups
@@ -74,9 +74,9 @@ def prepare(
             )
     end = _position(pipeline, connection, _offsets_of(connection, predecessor, specs[0], counts), predecessor)
     source = topic_input(pipeline, connection, None, Bound(None, end))
-    with TemporaryDirectory(prefix="tidemill-prepare-", dir=temp_dir) as folder:
+    with spill_folder("prepare", temp_dir) as folder:
         partitions = [counts[spec.inputs[0].name] for spec in specs]
-        chain = Chain(pipeline, len(specs) - 1, partitions, Path(folder), workers, keep_state=True)
+        chain = Chain(pipeline, len(specs) - 1, partitions, folder, workers, keep_state=True)
         reports, _ = chain.run(source, say)
         written = dict.fromkeys((stage.entity for stage in features.stages), 0)
         seed_groups(

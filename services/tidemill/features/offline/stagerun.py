@@ -47,10 +47,12 @@ class StageTask:
 
 @dataclass(slots=True)
 class StageReport:
-    """What a task did: records taken, vectors written, dead letters by code, and (first stage) where it stopped."""
+    """What a task did: records taken, events written with their features, labels and records of streams written as they
+    came, dead letters by code, and (first stage) where it stopped."""
 
     records: int = 0
     vectors: int = 0
+    passed_on: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     stopped_at: dict[str, int] = field(default_factory=dict)
 
@@ -79,14 +81,16 @@ def run_stage(task: StageTask, items: Iterable[Item], progress: Progress) -> Sta
                 newest = max(newest, *(at.timestamp for at in block))
             for out, origin in zip(output.records, stage.origins, strict=True):
                 came = block[origin]
+                as_it_came = out.value is came.value
                 if task.behind:
                     to = writers[partition_of(out.key or b"", task.behind)]
-                elif came.wanted and out.value is not came.value:
+                elif came.wanted and not as_it_came:
                     to = writers[0]
                 else:
                     continue  # It only filled the windows, or is a label that passes on as it came.
                 to.write(came._replace(timestamp=out.timestamp, key=out.key, value=out.value))
-                report.vectors += 1
+                report.passed_on += as_it_came
+                report.vectors += not as_it_came
             report.refused.update(dead.code for dead in output.dead)
             report.records += len(block)
             progress(len(block))

@@ -166,7 +166,10 @@ def test_the_command_writes_columns_and_metadata(files: Files, tmp_path: Path, r
     assert pq.ParquetFile(out).metadata.num_row_groups == -(-len(vectors) // 100)
     assert metadata["tidemill.feature_set"] == report["feature_set"] == feature_set_hash(FRAUD)
     assert json.loads(metadata["tidemill.position"]) == report["position"] == position
-    assert report["stages"]["customer"]["refused"]["late"] > 0
+    customer = report["stages"]["customer"]
+    assert customer["refused"]["late"] > 0
+    assert customer["vectors"] == len(vectors), "labels that pass on are no vectors"
+    assert 0 < customer["passed_on"] <= len(rows(STREAM, "labels"))
     assert "stage terminal" in err
     again = tmp_path / "again.parquet"
     run(*arguments(files, "--arrival", "arrived", "--out", str(again), "--row-group", "100"))
@@ -181,11 +184,15 @@ def test_the_command_writes_columns_and_metadata(files: Files, tmp_path: Path, r
         (["--arrival", "event_time"], "sort the file by event_time"),
         (["--arrival", "customer"], "must be a whole number, not string"),
         (["--arrival", "arrived", "--from", "yesterday"], "neither a time nor offsets"),
+        (["--arrival", "arrived", "--from", "2018"], "neither a time nor offsets"),
         (["--arrival", "arrived", "--from", "2018-05-02", "--to", "2018-05-01"], "is not before --to"),
         (["--arrival", "arrived", "--from", "events/0=1"], "must be event times"),
         (["--arrival", "arrived", "--stage", "shop"], "no feature stage 'shop'"),
         (["--arrival", "arrived", "--input", "kafka"], "goes with no file"),
         (["--arrival", "arrived", "--input", "absent.parquet"], "cannot read absent.parquet"),
+        (["--arrival", "arrived", "--no-labels"], "--labels and --no-labels are given"),
+        (["--arrival", "arrived", "--temp-dir", "/absent"], "cannot write temporary files in /absent"),
+        (["--arrival", "arrived", "--out", "/"], "/ is a folder"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_no_file(
@@ -210,7 +217,8 @@ def test_a_column_of_another_type_or_a_hole_in_the_times_is_refused(files: Files
     ):
         path = tmp_path / "bad.parquet"
         pq.write_table(pa.Table.from_pylist(bad), path)
-        code, _, err = run("--input", str(path), "--arrival", "arrived", "--out", str(tmp_path / "out.parquet"))
+        out = str(tmp_path / "out.parquet")
+        code, _, err = run("--input", str(path), "--no-labels", "--arrival", "arrived", "--out", out)
         assert (code, said in err) == (2, True), err
 
 

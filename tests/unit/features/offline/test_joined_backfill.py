@@ -95,7 +95,7 @@ def test_streams_that_are_missing_unknown_or_malformed_are_refused(
     file.write_text(JOINED_TEXT)
     paths = {name: str(path) for name, (path,) in files.streams.items()}
     given = [part for stream in streams for part in ("--stream", stream.format(**paths))]
-    common = [str(file), "--input", str(files.events[0]), "--arrival", "arrived", "--workers", "1"]
+    common = [str(file), "--input", str(files.events[0]), "--no-labels", "--arrival", "arrived", "--workers", "1"]
     code, _, err = backfill(capsys, *common, *given, "--out", str(tmp_path / "out.parquet"))
     assert (code, said in " ".join(err.split())) == (2, True), err
     assert not (tmp_path / "out.parquet").exists()
