@@ -5,16 +5,16 @@ numba and pyarrow are imported by the commands that need them, once it is settle
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 from rich.table import Table
 
 from tidemill.cli.app import group
+from tidemill.cli.backfillfiles import KAFKA, BackfillFiles, begin_backfill, refuse_overwriting
 from tidemill.cli.counter import RecordCounter
 from tidemill.cli.interruption import interrupted_by_sigterm
 from tidemill.cli.kernels import use_kernel_cache
@@ -29,6 +29,7 @@ from tidemill.cli.output import (
     parse_kafka_options,
     require_servers,
     say,
+    warn_of_expiry,
     write_json,
 )
 from tidemill.cli.verification import verify_served
@@ -37,9 +38,7 @@ from tidemill.runtime.pipelinefile import load_pipeline
 
 if TYPE_CHECKING:
     from tidemill.features.core.explanation import PipelineExplanation, StageExplanation
-    from tidemill.features.offline.backfill import Request, Result
-
-_KAFKA = "kafka"
+    from tidemill.features.offline.backfill import Result
 
 app = group("A pipeline's features: what they mean, the same ones over history, and whether they can be repeated.")
 
@@ -110,6 +109,7 @@ def backfill(
     use_kernel_cache()
     from tidemill.features.offline.backfill import Request, columns_of
     from tidemill.features.offline.bounds import parse_bound, shown
+    from tidemill.features.offline.reach import is_whole
     from tidemill.features.parquet import ParquetSink
 
     loaded = load_pipeline(pipeline)
@@ -121,11 +121,11 @@ def backfill(
         raise ConfigurationError(
             f"a feature and a column of the file are both called {', '.join(sorted(taken))}", hint="Rename the feature."
         )
-    sources = input_ or [_KAFKA]
-    given = _Files(sources, labels or [], no_labels, stream or [], arrival)
-    _refuse_overwriting(out, given)
+    sources = input_ or [KAFKA]
+    given = BackfillFiles(sources, labels or [], no_labels, stream or [], arrival)
+    refuse_overwriting(out, given)
     with interrupted_by_sigterm(), RecordCounter() as counter:
-        begin = _source(request, given, counter)
+        begin = begin_backfill(request, given, counter)
         columns: dict[str, Any] = dict.fromkeys(("id", *entities), "text") | {"event_time": "integer"}
         columns = {name: columns[name] for name in ("id", "event_time", *entities)} | dict.fromkeys(names, "number")
         with ParquetSink(out, columns) as sink:
@@ -143,8 +143,11 @@ def backfill(
                     "tidemill.from": from_ or "",
                     "tidemill.to": to or "",
                     "tidemill.position": orjson.dumps(result.position).decode(),
+                    "tidemill.whole_from": "never" if result.whole_from is None else str(result.whole_from),
                 }
             )
+    if not is_whole(0 if start is None else start.time or 0, result.whole_from):
+        warn_of_expiry("these vectors", result.whole_from)
     if json:
         write_json(report)
         return
@@ -175,12 +178,15 @@ def prepare_version(
     use_kernel_cache()
     from tidemill.features.offline.bounds import shown
     from tidemill.features.offline.preparation import prepare
+    from tidemill.features.offline.reach import is_whole
     from tidemill.features.offline.topicinput import Connection
 
     loaded = load_pipeline(pipeline)
     connection = Connection(require_servers(bootstrap_servers), parse_kafka_options(kafka_options))
     with interrupted_by_sigterm(), RecordCounter() as counter:
         made = prepare(loaded, connection, counter, workers or os.cpu_count() or 1, temp_dir)
+    if not is_whole(made.newest, made.whole_from):
+        warn_of_expiry("vectors of the new version", made.whole_from)
     if json:
         write_json({"pipeline": loaded.name, **asdict(made)})
         return
@@ -189,92 +195,13 @@ def prepare_version(
     typer.echo(f"version {made.version} is ready to replace version {made.replaces} from {shown(made.position)}")
 
 
-class _Files(NamedTuple):
-    """What the options say about input."""
-
-    sources: list[str]
-    labels: list[Path]
-    no_labels: bool
-    streams: list[str]
-    arrival: str | None
-
-    def by_stream(self) -> dict[str, tuple[Path, ...]]:
-        found: dict[str, tuple[Path, ...]] = {}
-        for text in self.streams:
-            name, equals, path = text.partition("=")
-            if not (name and equals and path):
-                raise ConfigurationError(f"--stream: {text!r} is not NAME=FILE", hint="Such as limits=limits.parquet.")
-            found[name] = (*found.get(name, ()), Path(path))
-        return found
-
-    @property
-    def paths(self) -> list[Path]:
-        sources = [Path(source) for source in self.sources if source != _KAFKA]
-        return [*sources, *self.labels, *(path for paths in self.by_stream().values() for path in paths)]
-
-
-def _refuse_overwriting(out: Path, given: _Files) -> None:
-    if same := [path for path in given.paths if path.resolve() == out.resolve()]:
-        raise ConfigurationError(
-            f"--out is {same[0]}, which is read", hint="Name another file: what is read must stay as it is."
-        )
-
-
-def _refuse_unknown_labels(request: "Request", given: _Files) -> None:
-    """Rates without labels are 0, which no one can tell from rates of harmless events."""
-    stages = request.pipeline.features.stages[: request.last + 1]
-    rates = [feature.name for stage in stages for feature in stage.features if feature.aggregate == "label_rate"]
-    if rates and not (given.labels or given.no_labels):
-        raise ConfigurationError(
-            f"{rates[0]} is a rate of labels, and no file of labels is given",
-            hint="Add --labels FILE; or --no-labels, and it is computed as if no label had come.",
-        )
-    if given.labels and given.no_labels:
-        raise ConfigurationError("--labels and --no-labels are given", hint="Say one of the two.")
-
-
-def _source(request: "Request", given: _Files, counter: RecordCounter) -> Any:
-    """A function of the Kafka options that begins the backfill."""
-    from tidemill.features.offline.backfill import backfill_files, backfill_topics
-    from tidemill.features.offline.topicinput import Connection
-
-    if _KAFKA in given.sources:
-        if given != _Files([_KAFKA], [], False, [], None):
-            raise ConfigurationError(
-                "--input kafka goes with no file, --labels, --no-labels, --stream or --arrival",
-                hint="Topics have the labels, the streams and the order.",
-            )
-
-        def from_kafka(servers: str | None, options: str | None) -> AbstractContextManager["Result"]:
-            connection = Connection(require_servers(servers), parse_kafka_options(options))
-            return backfill_topics(request, connection, counter)
-
-        return from_kafka
-    if given.arrival is None:
-        raise ConfigurationError(
-            "files do not say in which order their events arrived",
-            hint="Name the column with --arrival COLUMN, or say --arrival event_time if they arrived in time order.",
-        )
-    _refuse_unknown_labels(request, given)
-    from tidemill.features.offline.fileinput import Files, split
-
-    files = Files(tuple(map(Path, given.sources)), tuple(given.labels), given.arrival, given.by_stream())
-
-    def from_files(_: str | None, __: str | None) -> AbstractContextManager["Result"]:
-        bounds = (request.start, request.end)
-        return backfill_files(
-            request, lambda count, folder: split(request.pipeline, files, count, folder, bounds), counter
-        )
-
-    return from_files
-
-
 def _report(result: "Result", out: Path, rows: int) -> dict[str, object]:
     return {
         "file": str(out),
         "rows": rows,
         "feature_set": result.feature_set,
         "position": result.position,
+        "whole_from": result.whole_from,
         "stages": {
             name: {
                 "records": report.records,

@@ -120,6 +120,12 @@ def utc(milliseconds: int) -> str:
         return str(milliseconds)
 
 
+def warn_of_expiry(vectors: str, whole_from: int | None) -> None:
+    """That vectors before the event time `whole_from` lack records, None: all may."""
+    which = "none is certain to be whole" if whole_from is None else f"whole are those from {utc(whole_from)} on"
+    say(f"warning: the topics have lost records that {vectors} look back to: {which}")
+
+
 def console() -> Console:
     """A Rich console on standard output; obeys NO_COLOR, and is plain and wide where the output is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 200, highlight=False)

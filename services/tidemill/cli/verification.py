@@ -67,8 +67,9 @@ def verify_served(
 ) -> None:
     """Compute a seeded sample of served vectors again, from events and labels, and list what differs.
 
-    Exits 1 if any value differs in any bit, or no vector of this feature set was served. With --every it goes on with
-    what is served from then on, and the counts are metrics.
+    Exits 1 if any value differs in any bit, or there is no vector of this feature set that can be repeated: none was
+    served, or the topics have lost what they look back to. With --every it goes on with what is served from then on,
+    and the counts are metrics.
 
     Example: tidemill features verify fraud --sample 500 --since 2018-07-25
     """
@@ -90,7 +91,7 @@ def verify_served(
     with interrupted_by_sigterm(), RecordCounter() as counter:
         verdict = verify(request, wanted, connection, counter)
     _tell(verdict, loaded.name, wanted.topic, json)
-    if verdict.mismatches:
+    if verdict.mismatches or not verdict.compared:
         raise typer.Exit(_MISMATCH)
 
 
@@ -136,6 +137,7 @@ def _watch(
 def _tell(verdict: "Verdict", pipeline: str, topic: str, json: bool) -> None:
     if json:
         report = {**asdict(verdict), "mismatches": [at._asdict() for at in verdict.mismatches]}
+        del report["ends"]
         write_json({"pipeline": pipeline, "topic": topic, "differing_vectors": verdict.differing, **report})
     else:
         table = Table("id", "event_time", "feature", "served", "recomputed")
@@ -145,8 +147,10 @@ def _tell(verdict: "Verdict", pipeline: str, topic: str, json: bool) -> None:
         if verdict.mismatches:
             console().print(table)
         typer.echo(
-            f"{verdict.sampled:,} of {verdict.served:,} served vectors computed again, {verdict.differing:,} differ"
+            f"{verdict.compared:,} of {verdict.served:,} served vectors computed again, {verdict.differing:,} differ"
         )
+        if verdict.unrepeatable:
+            say(f"{verdict.unrepeatable:,} cannot be repeated: the topics have lost what they look back to")
         if verdict.other:
             say(f"{verdict.other:,} vectors of another feature set were left out")
 

@@ -152,6 +152,20 @@ VERIFICATION = (
         "of those, vectors with a value that could not be repeated to the bit",
         "any: stop trusting what is served; `tidemill features verify` lists the values",
     ),
+    Declared(
+        "tidemill_features_unrepeatable_total",
+        "counter",
+        "records",
+        "served vectors that look back to what has expired from the topics, and so were not computed again",
+        "rising: raise the retention of events, labels and streams above the longest window",
+    ),
+    Declared(
+        "tidemill_features_failed_looks_total",
+        "counter",
+        "attempts",
+        "looks for served vectors that ended in an error",
+        "rising: nothing is verified; the log says why",
+    ),
 )
 
 
@@ -162,9 +176,13 @@ class VerificationMetrics:
         """`metrics` has `VERIFICATION` declared."""
         self._metrics = metrics
 
-    def looked(self, *, verified: int, differing: int) -> None:
+    def looked(self, *, verified: int, differing: int, unrepeatable: int) -> None:
         self._metrics.count("tidemill_features_verified_total", verified)
         self._metrics.count("tidemill_features_differing_total", differing)
+        self._metrics.count("tidemill_features_unrepeatable_total", unrepeatable)
+
+    def failed(self) -> None:
+        self._metrics.count("tidemill_features_failed_looks_total", 1)
 
 
 class StageMetrics:

@@ -2,6 +2,9 @@
 at which that one stopped."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,19 @@ def prepare(kafka: str, file: Path, capsys: pytest.CaptureFixture[str]) -> tuple
     return int(left.value.code or 0), out or err
 
 
+def killed_in_its_commit(kafka: str, file: Path) -> int:
+    """`features prepare` that ends when all is written and nothing committed: its transaction stays open for as long as
+    a broker allows, and with it the offsets of the new version's groups are unknown."""
+    script = (
+        "import os, signal, sys\n"
+        "from tidemill.runtime.kafka.producer import TransactionalProducer\n"
+        "TransactionalProducer.commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from tidemill.cli.__main__ import main\n"
+        "main(['features', 'prepare', sys.argv[1], '--workers', '1', '--bootstrap-servers', sys.argv[2]])\n"
+    )
+    return subprocess.run([sys.executable, "-c", script, str(file), kafka], check=False, timeout=WITHIN_S).returncode
+
+
 def test_a_new_version_answers_from_the_event_on_at_which_the_old_one_stopped(
     kafka: str, unique: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +103,7 @@ def test_a_new_version_answers_from_the_event_on_at_which_the_old_one_stopped(
     v1, v2 = (kafka, str(old_file)), (kafka, str(new_file))
     with stage_process(*v1, "terminal", tmp_path), stage_process(*v1, "customer", tmp_path):
         feed(stream[:third])
+        assert killed_in_its_commit(kafka, new_file) == -signal.SIGKILL
         code, said = prepare(kafka, new_file, capsys)
         assert code == 0, said
         assert json.loads(said)["records_read"]["customer"] == third

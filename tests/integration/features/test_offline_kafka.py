@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 from prometheus_client import generate_latest
 
 from support.brokers import KafkaUnderTest, read_all
@@ -99,13 +101,18 @@ def run(system: System, capsys: pytest.CaptureFixture[str]) -> Run:
     return command
 
 
-def watched_twice(system: System, folder: Path) -> tuple[list[Verdict], Health]:
-    """What verification as a process finds: everything first, then nothing new."""
+def watched(system: System, folder: Path) -> tuple[list[Verdict], Health]:
+    """What verification as a process finds: everything first, then a vector of an early event time that is served only
+    after that, then nothing new."""
     stop, looks = Event(), list[Verdict]()
 
     def told(verdict: Verdict) -> None:
         looks.append(verdict)
-        if len(looks) == 2:
+        if len(looks) == 1:
+            early = min(system.served(), key=lambda row: row["event_time"])
+            topic = system.pipeline.topic("features")
+            KafkaUnderTest(system.kafka).append(OutRecord(topic, b"c", orjson.dumps(early), early["event_time"]))
+        if len(looks) == 3:
             stop.set()
 
     metrics = Metrics({"pipeline": system.pipeline.name, "service": "verification"}, VERIFICATION)
@@ -116,6 +123,19 @@ def watched_twice(system: System, folder: Path) -> tuple[list[Verdict], Health]:
     assert differing == sum(look.differing for look in looks)
     assert health.ready
     return looks, health
+
+
+def expire(system: System, before: int, run: Run, folder: Path) -> None:
+    """Delete what lies in front of this stream time, as a topic's retention does."""
+    out = ("--out", str(folder / "lost.parquet"), "--workers", "1", "--json")
+    _, said, _ = run("features", "backfill", system.file, "--to", str(before), *out)
+    names = {role: system.pipeline.topic(role) for role in ("events", "labels")}
+    ends = {name.partition("/")[::2]: offset for name, offset in json.loads(said)["position"].items()}
+    lost = [TopicPartition(names[role], int(number), offset) for (role, number), offset in ends.items() if offset]
+    assert len(lost) >= PARTITIONS
+    admin = AdminClient({"bootstrap.servers": system.kafka})
+    for deleted in admin.delete_records(lost).values():
+        deleted.result(30)
 
 
 def vectors(pipeline: Pipeline, *files: Path) -> list[tuple[str, list[float | None]]]:
@@ -157,23 +177,44 @@ def test_history_gives_what_was_served_and_state_shows_what_is_held(system: Syst
     assert (code, json.loads(out)["sampled"], json.loads(out)["mismatches"]) == (0, 300, [])
     code, out, _ = run(*verifying, "--since", str(MIDDLE))
     assert (code, json.loads(out)["served"]) == (0, sum(row["event_time"] >= MIDDLE for row in system.served()))
-    wrong = {**system.served()[-1], "id": "never"}
+    never = {**system.served()[-1], "id": "never"}
     tampered = system.served()[-2]
     tampered["features"][4] += 1e-9
+    times = {row["id"]: row["event_time"] for row in (never, tampered)}
     records = [
         OutRecord(system.pipeline.topic("features"), b"c", orjson.dumps(row), row["event_time"])
-        for row in (wrong, tampered)
+        for row in (never, tampered)
     ]
     KafkaUnderTest(system.kafka).append(*records)
     code, out, _ = run("features", "verify", system.file, "--topic", "features", "--sample", "9999", "--json")
     found = {(at["id"], at["feature"]) for at in json.loads(out)["mismatches"]}
     assert (code, found) == (1, {("never", None), (tampered["id"], "customer_mean_amount_1d")})
-    looks, health = watched_twice(system, tmp_path)
-    assert [(look.sampled, look.differing) for look in looks] == [(len(served) + 2, 2), (0, 0)]
+    looks, health = watched(system, tmp_path)
+    assert [(look.sampled, look.differing) for look in looks] == [(len(served) + 2, 2), (1, 0), (0, 0)]
     text = generate_latest(health.registry).decode()
     assert re.search(r"tidemill_features_differing_total\{.*\} 2\.0", text)
     code, _, err = run("features", "verify", system.file, "--topic", "features", "--since", "2030-01-01")
     assert (code, "no vector of feature set" in err) == (1, True)
+
+    expire(system, START + 5 * DAY_MS, run, tmp_path)
+    code, out, err = run("features", "backfill", system.file, "--out", str(whole), "--workers", "1", "--json")
+    report = json.loads(out)
+    assert (code, "warning: the topics have lost records" in err) == (0, True), err
+    since = report["whole_from"]
+    assert START + 5 * DAY_MS < since < START + 50 * DAY_MS
+    assert pq.ParquetFile(whole).metadata.metadata[b"tidemill.whole_from"] == str(since).encode()
+    live = dict(served)
+    rows = pq.read_table(whole).to_pylist()
+    wrong = [row["event_time"] for row in rows if [row[at] for at in system.pipeline.feature_names] != live[row["id"]]]
+    assert any(row["event_time"] >= since for row in rows)
+    assert 0 < max(wrong) < since
+    code, out, err = run("features", "backfill", system.file, "--from", str(since), "--out", str(whole), "--json")
+    assert (code, "warning" in err) == (0, False)
+    code, out, _ = run("features", "verify", system.file, "--topic", "features", "--sample", "9999", "--json")
+    verdict = json.loads(out)
+    again = {(at["id"], at["feature"]) for at in verdict["mismatches"]}
+    assert (code, again) == (1, {at for at in found if times[at[0]] >= since})
+    assert verdict["unrepeatable"] == sum(row["event_time"] < since for row in system.served())
 
     code, out, _ = run("state", "ls", system.file, "--stage", "terminal", "--json")
     listed = json.loads(out)

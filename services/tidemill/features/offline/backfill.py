@@ -62,12 +62,14 @@ class Vector(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class Result:
-    """`position` is exclusive: offsets by `role/partition` of a topic, rows by file. `feature_set` is the vectors'."""
+    """`position` is exclusive: offsets by `role/partition` of a topic, rows by file. `feature_set` is the vectors'.
+    Those before the event time `whole_from` may lack what has expired from the topics: 0 none, None all."""
 
     feature_set: str
     position: Mapping[str, int]
     reports: Mapping[str, StageReport]
     vectors: Iterator[Vector] = field(repr=False)
+    whole_from: int | None = 0
 
 
 Say = Callable[[str, int], None]
@@ -85,7 +87,7 @@ def backfill_topics(request: Request, connection: Connection, say: Say) -> Itera
     for index in range(1, request.last + 1):
         with closing(connection.reader([pipeline.topic(pipeline.stage_input_role(index))])) as reader:
             partitions.append(len(reader.partitions))
-    with _run(request, partitions, lambda *_: (source, {}), say) as result:
+    with _run(request, partitions, lambda *_: (source, {}), say, source.whole_from) as result:
         yield result
 
 
@@ -100,7 +102,9 @@ def backfill_files(request: Request, prepare: Prepare, say: Say) -> Iterator[Res
 
 
 @contextmanager
-def _run(request: Request, partitions: list[int], prepare: Prepare, say: Say) -> Iterator[Result]:
+def _run(
+    request: Request, partitions: list[int], prepare: Prepare, say: Say, whole_from: int | None = 0
+) -> Iterator[Result]:
     stages = [stage.entity for stage in request.pipeline.features.stages]
     with spill_folder("backfill", request.temp_dir) as folder:
         source, position = prepare(partitions[0], folder)
@@ -111,6 +115,7 @@ def _run(request: Request, partitions: list[int], prepare: Prepare, say: Say) ->
             position={**position, **stopped_at},
             reports=dict(zip(stages, reports, strict=False)),
             vectors=_vectors(request.pipeline, chain),
+            whole_from=whole_from,
         )
 
 

@@ -70,6 +70,7 @@ class Chain:
                 report.vectors += done.vectors
                 report.passed_on += done.passed_on
                 report.refused.update(done.refused)
+                report.newest = max(report.newest, done.newest)
                 stopped_at |= done.stopped_at
             reports.append(report)
             for path in self.folder.glob(f"stage-{index - 1}-*.spill"):

@@ -18,7 +18,7 @@ from tidemill.features.offline.chain import Chain
 from tidemill.features.offline.spill import spill_folder
 from tidemill.features.offline.topicinput import Connection, topic_input
 from tidemill.features.process import service_spec
-from tidemill.runtime.kafka import Admin, group_offsets, seed_groups
+from tidemill.runtime.kafka import Admin, abort_seeding, group_offsets, seed_groups
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import OutRecord
 from tidemill.runtime.spec import ServiceSpec
@@ -26,13 +26,19 @@ from tidemill.runtime.spec import ServiceSpec
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What was written. `position` is exclusive, by `role/partition`; the counts are by stage."""
+    """What was written. `position` is exclusive, by `role/partition`; the counts are by stage.
+
+    Vectors before the event time `whole_from` would lack what has expired from the topics (0: none, None: all);
+    `newest` is how far the input went.
+    """
 
     version: int
     replaces: int
     position: Mapping[str, int]
     records_read: Mapping[str, int]
     state_records: Mapping[str, int]
+    whole_from: int | None
+    newest: int
 
 
 def prepare(
@@ -66,6 +72,8 @@ def prepare(
         raise ConfigurationError(
             f"topics are missing: {', '.join(missing)}", hint="`tidemill topics apply` with this file creates them."
         )
+    transactional_id = f"{specs[0].group}-prepare"
+    abort_seeding(connection.bootstrap_servers, connection.options, transactional_id)
     for spec in specs:
         if admin.group_members(spec.group) or _offsets_of(connection, spec.group, spec, counts):
             raise ConfigurationError(
@@ -82,12 +90,13 @@ def prepare(
         seed_groups(
             connection.bootstrap_servers,
             connection.options,
-            f"{specs[0].group}-prepare",
+            transactional_id,
             _entries(chain, specs, written),
             {spec.group: _offsets(pipeline, spec, counts, end) for spec in specs},
         )
     read = {stage.entity: report.records for stage, report in zip(features.stages, reports, strict=True)}
-    return Prepared(features.version, features.replaces, end, read, written)
+    newest = reports[0].newest
+    return Prepared(features.version, features.replaces, end, read, written, source.whole_from, newest)
 
 
 def _offsets_of(

@@ -48,13 +48,14 @@ class StageTask:
 @dataclass(slots=True)
 class StageReport:
     """What a task did: records taken, events written with their features, labels and records of streams written as they
-    came, dead letters by code, and (first stage) where it stopped."""
+    came, dead letters by code, the newest timestamp, and (first stage) where it stopped."""
 
     records: int = 0
     vectors: int = 0
     passed_on: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     stopped_at: dict[str, int] = field(default_factory=dict)
+    newest: int = 0
 
 
 def from_earlier(task: StageTask, earlier: int) -> Iterator[Item]:
@@ -93,6 +94,7 @@ def run_stage(task: StageTask, items: Iterable[Item], progress: Progress) -> Sta
                 report.vectors += not as_it_came
             report.refused.update(dead.code for dead in output.dead)
             report.records += len(block)
+            report.newest = max(report.newest, block[-1].effective)
             progress(len(block))
     if task.keep_state:
         with SpillWriter(task.state) as file:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from tidemill.domain.durations import DAY_MS
 from tidemill.domain.pipeline import Pipeline
 from tidemill.errors import ConfigurationError
-from tidemill.features.core.definition import compile_stage
 from tidemill.features.offline.bounds import Bound
 from tidemill.features.offline.items import Item, lane, merged
+from tidemill.features.offline.reach import look_back_ms, reaches_beginning, reads_labels, whole_from
 from tidemill.runtime.kafka import TopicReader
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Record
@@ -63,10 +63,14 @@ class LaneRange:
 
 @dataclass(frozen=True, slots=True)
 class TopicInput:
-    """The first stage's input: by partition number, one range a topic. Small; travels to other processes."""
+    """The first stage's input: by partition number, one range a topic. Small; travels to other processes.
+
+    `whole_from` is the event time from which vectors have all that they look back to, as `reach.whole_from` says.
+    """
 
     connection: Connection
     ranges: tuple[tuple[LaneRange, ...], ...]
+    whole_from: int | None = 0
 
     @property
     def partitions(self) -> int:
@@ -83,13 +87,15 @@ class TopicInput:
 def topic_input(pipeline: Pipeline, connection: Connection, start: Bound | None, end: Bound | None) -> TopicInput:
     """Settles the ranges: the ends are those of this moment. Raises ConfigurationError for offsets outside the logs.
 
-    A start by time begins to read as much earlier as the longest look-back; one by offsets reads from the beginning.
+    A start by time begins to read as much earlier as the longest look-back, where the look-back ends; that and one by
+    offsets else from the beginning.
     """
     topics = {topic: role for role, topic in pipeline.first_topics().items()}
     with closing(connection.reader(list(topics))) as reader:
         marks = reader.watermarks()
         early: Mapping[Partition, int] = {}
-        if start is not None and start.time is not None:
+        firsts = reader.first_timestamps()
+        if start is not None and start.time is not None and not reaches_beginning(pipeline):
             early = reader.offsets_for_time(start.time - look_back_ms(pipeline) - DISORDER_MS)
     numbers = {topic: sorted(number for name, number in marks if name == topic) for topic in topics}
     if len({tuple(of_topic) for of_topic in numbers.values()}) > 1:
@@ -117,12 +123,8 @@ def topic_input(pipeline: Pipeline, connection: Connection, start: Bound | None,
                     until=None if end is None else end.time,
                 )
             )
-    return TopicInput(connection, tuple(tuple(lanes) for lanes in ranges))
-
-
-def look_back_ms(pipeline: Pipeline) -> int:
-    """How long before an event the records may be that its features depend on."""
-    return max(compile_stage(pipeline, index).retention for index in range(len(pipeline.features.stages)))
+    asked = [first for (topic, _), first in firsts.items() if topics[topic] != "labels" or reads_labels(pipeline)]
+    return TopicInput(connection, tuple(tuple(lanes) for lanes in ranges), whole_from(pipeline, asked))
 
 
 def _check_offsets(

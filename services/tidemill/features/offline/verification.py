@@ -2,8 +2,9 @@
 
 import hashlib
 import heapq
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,9 @@ from tidemill.domain.featureset import feature_set_hash
 from tidemill.errors import TidemillError
 from tidemill.features.offline.backfill import Request, Say, backfill_topics
 from tidemill.features.offline.bounds import Bound
+from tidemill.features.offline.reach import is_whole
 from tidemill.features.offline.topicinput import DISORDER_MS, Connection
+from tidemill.runtime.ports import Partition
 
 _POLL_RECORDS = 5_000
 _POLL_S = 0.2
@@ -45,15 +48,21 @@ class Mismatch(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`served` vectors of this feature set were found, `other` of another one, `unreadable` records; of the first
-    `sampled` were compared."""
+    `sampled` were drawn. `unrepeatable` of those look back to what has expired from the topics; the rest was
+    compared."""
 
     served: int
     other: int
     unreadable: int
     sampled: int
     mismatches: tuple[Mismatch, ...]
-    newest: int = 0
-    """Largest event time among those served, in ms."""
+    unrepeatable: int = 0
+    ends: Mapping[Partition, int] = field(default_factory=dict)
+    """Offsets behind what was looked at, by partition of the topic."""
+
+    @property
+    def compared(self) -> int:
+        return self.sampled - self.unrepeatable
 
     @property
     def differing(self) -> int:
@@ -62,17 +71,23 @@ class Verdict:
 
 
 class NothingServedError(TidemillError):
-    """There is no vector of the feature set to verify."""
+    """There is no vector of the feature set to verify. `verdict` says what there is."""
+
+    def __init__(self, verdict: Verdict, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.verdict = verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What to draw: `size` vectors of `topic` by hash of seed and id, so that the same log gives the same sample."""
+    """What to draw: `size` vectors of `topic` by hash of seed and id, so that the same log gives the same sample;
+    of the event time `since` or later, and not in front of the offsets `behind`."""
 
     topic: str
     size: int
     seed: int = 0
     since: int | None = None
+    behind: Mapping[Partition, int] | None = None
 
 
 def verify(request: Request, sample: Sample, connection: Connection, say: Say) -> Verdict:
@@ -80,6 +95,7 @@ def verify(request: Request, sample: Sample, connection: Connection, say: Say) -
     drawn, verdict = _draw(request, sample, connection)
     if not drawn:
         raise NothingServedError(
+            verdict,
             f"{sample.topic} holds no vector of feature set {feature_set_hash(request.pipeline)} to verify"
             + (f" since {sample.since} ms" if sample.since is not None else ""),
             hint=f"{verdict.other:,} vectors there are of another feature set; give the pipeline file that served.",
@@ -87,11 +103,13 @@ def verify(request: Request, sample: Sample, connection: Connection, say: Say) -
     spanned = replace(request, start=Bound(min(time for _, time in drawn), {}))
     found: list[Mismatch] = []
     with backfill_topics(spanned, connection, say) as result:
+        lost = [drawn.pop(event) for event in list(drawn) if not is_whole(event[1], result.whole_from)]
         for vector in result.vectors:
             for served in drawn.pop((vector.id, vector.event_time), ()):
                 found += compare(served, vector.features, request.names)
     found += [Mismatch(id_, time, None, None, None) for id_, time in drawn]
-    return replace(verdict, mismatches=tuple(sorted(found, key=lambda at: (at.event_time, at.id))))
+    mismatches = tuple(sorted(found, key=lambda at: (at.event_time, at.id)))
+    return replace(verdict, mismatches=mismatches, unrepeatable=sum(map(len, lost)))
 
 
 def compare(served: Served, recomputed: list[float | None], names: tuple[str, ...]) -> list[Mismatch]:
@@ -109,9 +127,9 @@ def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[dic
     decode = msgspec.json.Decoder(Served).decode
     feature_set = feature_set_hash(request.pipeline)
     kept: list[tuple[int, str, int, int, Served]] = []
-    served = other = unreadable = newest = 0
-    start = None
-    if sample.since is not None:
+    served = other = unreadable = 0
+    start = sample.behind
+    if start is None and sample.since is not None:
         with closing(connection.reader([sample.topic])) as reader:
             start = reader.offsets_for_time(sample.since - DISORDER_MS)
     with closing(connection.reader([sample.topic], start)) as reader:
@@ -132,7 +150,6 @@ def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[dic
                     other += 1
                     continue
                 served += 1
-                newest = max(newest, row.event_time)
                 entry = (-_rank(sample.seed, row.id), row.id, row.event_time, served, row)
                 if len(kept) < sample.size:
                     heapq.heappush(kept, entry)
@@ -143,7 +160,7 @@ def _draw(request: Request, sample: Sample, connection: Connection) -> tuple[dic
     drawn: dict[_Event, list[Served]] = {}
     for *_, row in kept:
         drawn.setdefault((row.id, row.event_time), []).append(row)
-    return drawn, Verdict(served, other, unreadable, len(kept), (), newest)
+    return drawn, Verdict(served, other, unreadable, len(kept), (), ends=ends)
 
 
 def _rank(seed: int, id_: str) -> int:

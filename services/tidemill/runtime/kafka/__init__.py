@@ -5,6 +5,15 @@ from tidemill.runtime.kafka.client import KafkaClient, KafkaIdentity
 from tidemill.runtime.kafka.offsets import group_offsets
 from tidemill.runtime.kafka.plain import PlainProducer
 from tidemill.runtime.kafka.reader import TopicReader
-from tidemill.runtime.kafka.seeding import seed_groups
+from tidemill.runtime.kafka.seeding import abort_seeding, seed_groups
 
-__all__ = ["Admin", "KafkaClient", "KafkaIdentity", "PlainProducer", "TopicReader", "group_offsets", "seed_groups"]
+__all__ = [
+    "Admin",
+    "KafkaClient",
+    "KafkaIdentity",
+    "PlainProducer",
+    "TopicReader",
+    "abort_seeding",
+    "group_offsets",
+    "seed_groups",
+]

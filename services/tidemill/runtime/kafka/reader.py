@@ -76,7 +76,10 @@ class TopicReader:
     def has_passed(self, ends: Mapping[Partition, int]) -> bool:
         """Whether everything before these offsets was polled. A stream that flows on may never show its end, and what
         stands before an end may be markers, which are not polled."""
-        reached = self._consumer.position([TopicPartition(*partition) for partition in ends])
+        try:
+            reached = self._consumer.position([TopicPartition(*partition) for partition in ends])
+        except KafkaException as exception:
+            raise refused("asking for positions", error_of(exception)) from None
         return all(
             max(at.offset, self._ends_seen.get((at.topic, at.partition), 0)) >= ends[at.topic, at.partition]
             for at in reached
@@ -117,6 +120,18 @@ class TopicReader:
             raise refused("looking up offsets by time", error_of(exception)) from None
         finally:
             self._assign()
+
+    def first_timestamps(self) -> dict[Partition, int | None]:
+        """Of each partition that has lost its beginning: the timestamp of the first record there is, None where none
+        is. Afterwards the reader begins at its `start` again."""
+        lost = {partition: marks.low for partition, marks in self.watermarks().items() if marks.low > 0}
+        try:
+            found = {partition: self._first_from(partition, low) for partition, low in lost.items()}
+        except KafkaException as exception:
+            raise refused("reading the first records", error_of(exception)) from None
+        finally:
+            self._assign()
+        return {partition: None if first is None else first.timestamp for partition, first in found.items()}
 
     def _bisect(self, partition: Partition, marks: Watermarks, timestamp_ms: int) -> int:
         low, high = marks

@@ -17,6 +17,18 @@ _TRANSACTION_TIMEOUT_S = 900.0
 _COMMIT_WITHIN_S = 600.0
 
 
+def abort_seeding(bootstrap_servers: str, options: Mapping[str, str], transactional_id: str) -> None:
+    """End what a `seed_groups` of this id left pending when it was killed, and fence one that still runs. Until then
+    the offsets of its groups cannot be had, for as long as a transaction may take."""
+    producer = TransactionalProducer(
+        writing_settings(bootstrap_servers, options), transactional_id, _TRANSACTION_TIMEOUT_S
+    )
+    try:
+        producer.start()
+    finally:
+        producer.close()
+
+
 def seed_groups(
     bootstrap_servers: str,
     options: Mapping[str, str],
