@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tidemill.cli.app import app
 from tidemill.cli.output import missing_extra, show_error
 from tidemill.errors import TidemillError
+from tidemill.runtime.logs import logs_of_command
 
 _INTERRUPTED = 130
 
@@ -13,7 +14,8 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; always ends in SystemExit. Errors without a known cause keep their traceback."""
     try:
-        app(args=arguments, prog_name="tidemill")
+        with logs_of_command():
+            app(args=arguments, prog_name="tidemill")
     except TidemillError as error:
         show_error(error)
         sys.exit(error.exit_code)

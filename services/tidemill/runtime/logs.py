@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import structlog
@@ -26,10 +28,26 @@ def configure_logs(level: str = "info", style: Literal["json", "console"] = "jso
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_on_stderr,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+
+
+@contextmanager
+def logs_of_command() -> Iterator[None]:
+    """In the block, warnings and worse as lines for people on stderr: standard output is for a command's data."""
+    before = structlog.get_config()
+    configure_logs("warning", "console")
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _on_stderr(*_: object) -> structlog.PrintLogger:
+    """On what is standard error at the moment of the line."""
+    return structlog.PrintLogger(sys.stderr)
 
 
 class _Libraries(logging.Handler):

@@ -197,7 +197,8 @@ def test_history_gives_what_was_served_and_state_shows_what_is_held(system: Syst
     assert (code, "no vector of feature set" in err) == (1, True)
 
     expire(system, START + 5 * DAY_MS, run, tmp_path)
-    code, out, err = run("features", "backfill", system.file, "--out", str(whole), "--workers", "1", "--json")
+    one_file = ("--out", str(whole), "--workers", "1", "--json")
+    code, out, err = run("features", "backfill", system.file, *one_file)
     report = json.loads(out)
     assert (code, "warning: the topics have lost records" in err) == (0, True), err
     since = report["whole_from"]
@@ -205,12 +206,14 @@ def test_history_gives_what_was_served_and_state_shows_what_is_held(system: Syst
     assert pq.ParquetFile(whole).metadata.metadata[b"tidemill.whole_from"] == str(since).encode()
     live = dict(served)
     rows = pq.read_table(whole).to_pylist()
-    wrong = [row["event_time"] for row in rows if [row[at] for at in system.pipeline.feature_names] != live[row["id"]]]
+    names = system.pipeline.feature_names
+    wrong = [row["event_time"] for row in rows if [row[name] for name in names] != live.get(row["id"])]
     assert any(row["event_time"] >= since for row in rows)
     assert 0 < max(wrong) < since
-    code, out, err = run("features", "backfill", system.file, "--from", str(since), "--out", str(whole), "--json")
+    code, out, err = run("features", "backfill", system.file, "--from", str(since), *one_file)
     assert (code, "warning" in err) == (0, False)
-    code, out, _ = run("features", "verify", system.file, "--topic", "features", "--sample", "9999", "--json")
+    every = ("--topic", "features", "--sample", "9999", "--workers", "1", "--json")
+    code, out, _ = run("features", "verify", system.file, *every)
     verdict = json.loads(out)
     again = {(at["id"], at["feature"]) for at in verdict["mismatches"]}
     assert (code, again) == (1, {at for at in found if times[at[0]] >= since})

@@ -13,6 +13,7 @@ from tidemill.cli import app, check, output
 from tidemill.cli.__main__ import main
 from tidemill.cli.app import COMMANDS
 from tidemill.errors import BreakerOpen
+from tidemill.runtime.logs import get_logger
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -142,3 +143,18 @@ def test_checking_a_file_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_log_lines_never_mix_with_the_data_of_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(**_: object) -> None:
+        log = get_logger("producer")
+        log.debug("librdkafka")
+        log.warning("transaction call repeated")
+        print("{}")
+
+    monkeypatch.setattr("tidemill.cli.__main__.app", command)
+    main([])
+    out, err = capsys.readouterr()
+    assert (out, "transaction call repeated" in err, "librdkafka" in err) == ("{}\n", True, False)
