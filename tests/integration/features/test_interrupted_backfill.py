@@ -44,6 +44,11 @@ def runs(pid: int) -> bool:
     return state != "Z"  # Whoever inherited it has not looked yet.
 
 
+def takes_interrupts(pid: int) -> bool:
+    (blocked,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
+    return not int(blocked.split()[1], 16) & 1 << (signal.SIGINT - 1)
+
+
 def left(folder: Path) -> list[str]:
     return [path.name for path in (*folder.glob("out*"), *(folder / "spills").iterdir())]
 
@@ -51,6 +56,7 @@ def left(folder: Path) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_processes_and_removes_what_was_written(tmp_path: Path, number: signal.Signals) -> None:
     with at_work(tmp_path) as (process, workers):
+        assert not any(map(takes_interrupts, workers)), "each would say so with a traceback of its own"
         if number is signal.SIGINT:
             os.killpg(process.pid, number)  # As a terminal does.
         else:
