@@ -49,6 +49,34 @@ class BrokerBehaviour:
         assert ends == {(names["in"], 0): 1, (names["in"], 1): 0}
         client.close()
 
+    def test_an_end_lies_behind_markers_but_never_behind_a_record_to_come(
+        self, broker: BrokerUnderTest, names: dict[str, str]
+    ) -> None:
+        at = (names["in"], 0)
+        writer, reader = broker.client(f"{names['group']}-writer"), broker.client(names["group"])
+        join(writer, names["other"])
+        eventually(lambda: writer.poll(1, 0.05) is not None and writer.owned(), every_s=0.0)
+        join(reader, names["in"])
+        ends: list[int] = []
+
+        def ended_at(offset: int) -> bool:
+            ends.extend(end for partition, end in reader.poll(10, 0.05).ends.items() if partition == at)
+            return ends[-1:] == [offset]
+
+        commit(writer, [event(names["in"], "a")], {})
+        eventually(lambda: ended_at(2), every_s=0.0)
+        writer.begin()
+        broker.append(event(names["in"], "b"))
+        writer.produce([event(names["in"], "c")])
+        eventually(lambda: len(broker.read(names["in"], committed=False)) == 3)
+        reader.seek({at: 0})
+        eventually(lambda: ended_at(3), every_s=0.0)
+        assert max(ends) == 3, "c stands there, and may yet be committed"
+        writer.commit(soon())
+        eventually(lambda: ended_at(5), every_s=0.0)
+        writer.close()
+        reader.close()
+
     def test_a_committed_transaction_is_visible_whole_and_moves_the_offsets(
         self, broker: BrokerUnderTest, names: dict[str, str]
     ) -> None:

@@ -11,7 +11,19 @@ from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
 
 _PROGRESS_EVERY_S = 1.0
+_EXPIRED_WHOLE = (
+    ": it expired whole. Where transactions wrote it, the marker behind the last record that was read is among what is "
+    "missing, and perhaps nothing else; what has expired cannot tell"
+)
 _log = get_logger("changelog")
+
+
+def go_on_at_the_beginning(group: str, partition: Partition) -> str:
+    """The command that moves a stopped group to the first offset that a partition still has."""
+    return (
+        f"`kafka-consumer-groups.sh --bootstrap-server … --group {group} --topic {partition[0]}:{partition[1]} "
+        "--reset-offsets --to-earliest --execute`"
+    )
 
 
 class Takeover:
@@ -66,9 +78,10 @@ class Takeover:
             low, high = marks[partition]
             if not low <= offset <= high:
                 raise StateCorrupt(
-                    f"committed offset {offset} of {partition[0]}/{partition[1]} lies outside its log [{low}, {high}]",
+                    f"committed offset {offset} of {partition[0]}/{partition[1]} lies outside its log [{low}, {high}]"
+                    + (_EXPIRED_WHOLE if offset < low == high else ""),
                     hint="records expired before they were read, or the topic was made anew; to accept the loss, stop "
-                    f"the service and reset the offsets of group {self._spec.group} with kafka-consumer-groups.sh",
+                    f"every process of the service, then {go_on_at_the_beginning(self._spec.group, partition)}",
                 )
 
     def _check_offsets_kept(self, committed: dict[Partition, int | None], with_state: list[int]) -> None:

@@ -6,7 +6,8 @@ The commit protocol, numbered as in services/README.md and in the tests that kil
 2. add to the service what is released in time order
 3. begin the transaction, lazily
 4. produce outputs, then dirty state, then dead letters
-5. check that every partition with a record in the transaction is owned now; send offsets (last processed + 1)
+5. check that every partition with a record in the transaction is owned now; send offsets (last processed + 1, and the
+   end of every partition that was read to it)
 6. commit; the service adopts its state only once the commit is definite
 7. on abort: drop uncommitted state, restore it from the changelog, rewind to the committed offsets
 
@@ -102,6 +103,7 @@ class Loop:
             finally:
                 self._health.set_ready(False, "stopping")
                 self._pending.clear()
+                self._merge.disown(list(self._starts))  # after a failure, positions are ahead of what was committed
                 self._log.close()
         except TidemillError as error:
             _log.critical("service stopped", reason=error.message, next_step=error.hint, kind=type(error).__name__)
@@ -125,7 +127,8 @@ class Loop:
         more = len(polled.records) >= self._max_poll_records
         if self._replay is not None:
             records, reached = self._replay.admit(polled.records, polled.ends)
-            self._merge.feed(records, reached, now, more=more)
+            # The replay's end is not the log's: no offset is learnt from it.
+            self._merge.feed(records, dict.fromkeys(reached, 0), now, more=more)
             self._replay_on(reached, now)
             return
         self._merge.feed(polled.records, polled.ends, now, more=more)
@@ -175,12 +178,12 @@ class Loop:
         self._replay = None
 
     def _revoke_safely(self) -> None:
-        """Commit what was added; if that fails, abort it and rebuild after the callback."""
-        if not self._pending.positions:
+        """Commit what was added, and ends that were reached; if that fails, abort it and rebuild after the callback."""
+        if self._reset_due or not (self._pending.positions or self._read_further()):
             return
         deadline = Deadline(_REVOKE_WITHIN_S)
         try:
-            self._commit(deadline)
+            self._commit(deadline, leaving=True)
         except (AbortedError, ProducerLostError) as error:
             _log.warning("open work could not be committed before the rebalance", reason=str(error))
             self._pending.clear()
@@ -206,15 +209,20 @@ class Loop:
         except (AbortedError, ProducerLostError) as error:
             self._repair(error)
 
-    def _commit(self, deadline: Deadline) -> None:
+    def _commit(self, deadline: Deadline, *, leaving: bool = False) -> None:
+        """`leaving`: ends that were reached are worth a transaction of their own; else they travel with the next."""
         output = self._service.flush(clock.monotonic())
         if self._breaker is not None:
             self._breaker.check(self._pending.records, len(output.dead))
-        if not (self._pending.positions or output.records or output.state or output.dead):
+        further = self._read_further()
+        written = bool(output.records or output.state or output.dead)
+        if not (self._pending.positions or written or (leaving and further)):
             return
         began = clock.monotonic()
-        # Output without input (a timer's) commits the offsets as they are: they carry the generation that fences it.
-        positions = self._pending.positions or self._starts
+        positions = self._pending.positions | further
+        if written and not self._pending.positions:
+            # Output without input (a timer's) commits the offsets as they are: they carry the generation that fences it.
+            positions = self._starts | further
         bare = {entry.partition for entry in output.state} - {number for _, number in positions}
         if bare:  # where there is state, there is an offset: a takeover relies on it
             positions = positions | {at: offset for at, offset in self._starts.items() if at[1] in bare}
@@ -226,8 +234,14 @@ class Loop:
             self._breaker.commit()
         self._pace.finished(ended, ended - began)
         self._count(output, ended - began)
-        self._starts.update(self._pending.positions)
+        self._starts.update(positions)
         self._pending.clear()
+
+    def _read_further(self) -> dict[Partition, int]:
+        """Partitions read past their committed offset of which nothing waits. All that came of them was added, so the
+        offset may go where reading has come to: over the marker behind the last record. Left before it, the offset
+        would fall out of the log when that record expires, as if something had been lost."""
+        return {at: end for at, end in self._merge.read_upto().items() if end > self._starts.get(at, end)}
 
     # Step 7
 
@@ -311,9 +325,9 @@ class Loop:
 
     def _finish(self) -> None:
         """Asked to stop: what was added is committed, so that the next start repeats nothing."""
-        if self._pending.positions and not self._reset_due:
+        if not self._reset_due and (self._pending.positions or self._read_further()):
             try:
-                self._commit(Deadline(_COMMIT_WITHIN_S))
+                self._commit(Deadline(_COMMIT_WITHIN_S), leaving=True)
             except (AbortedError, ProducerLostError) as error:
                 _log.warning("last transaction aborted", reason=str(error))
                 self._log.abort(Deadline(_COMMIT_WITHIN_S))

@@ -32,7 +32,9 @@ class Watermarks(NamedTuple):
 
 @dataclass(slots=True)
 class Polled:
-    """What one poll brought: records in each partition's order, and partitions whose end was reached after them."""
+    """What one poll brought: records in each partition's order, and partitions whose end was reached after them, with
+    the offset that reading has come to. Before it lies nothing that was not delivered, but perhaps markers or aborted
+    records."""
 
     records: list[Record] = field(default_factory=list)
     ends: dict[Partition, int] = field(default_factory=dict)

@@ -14,7 +14,7 @@ time, never by force. That watermark is the smallest of their newest timestamps;
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ _LAST_RANK = 2**31
 
 
 class Released(NamedTuple):
-    """A batch in order. `positions` holds last offset + 1 of every partition with records in it, `counts` the number
-    of records of each topic."""
+    """A batch in order. `positions` says where to go on in every partition with records in it: last offset + 1, or
+    the end where none of it waits any more. `counts` is the number of records of each topic."""
 
     records: list[Record]
     positions: dict[Partition, int]
@@ -120,10 +120,13 @@ class Merge:
     def buffered(self) -> int:
         return sum(lane.waiting for lane in self._lanes.values())
 
-    def feed(self, records: Iterable[Record], ends: Collection[Partition], now: float, *, more: bool = False) -> None:
-        """Take polled records, then the partition ends reported after them. Records of partitions that are not owned,
-        or before the position asked for (fetched before a rewind), are ignored. `more`: the poll was cut off by its
-        limit, so that an empty partition may well have records in the client's queue."""
+    def feed(
+        self, records: Iterable[Record], ends: Mapping[Partition, int], now: float, *, more: bool = False
+    ) -> None:
+        """Take polled records, then the partition ends reported after them, with the offsets that reading has come to.
+        Records of partitions that are not owned, or before the position asked for (fetched before a rewind), are
+        ignored. `more`: the poll was cut off by its limit, so that an empty partition may well have records in the
+        client's queue."""
         self._discount_absence(now, more)
         topic, number, lane = "", -1, None
         for record in records:
@@ -140,10 +143,17 @@ class Merge:
                 lane.newest = record.timestamp
             add_record(record)
             add_time(lane.newest + lane.delay)
-        for partition in ends:
+        for partition, offset in ends.items():
             ended = self._lanes.get(partition)
-            if ended is not None and not ended.at_end:
+            if ended is None:
+                continue
+            ended.next_offset = max(ended.next_offset, offset)
+            if not ended.at_end:
                 ended.at_end, ended.ended_at = True, now
+
+    def read_upto(self) -> dict[Partition, int]:
+        """The offset that reading has come to in each partition of which nothing waits."""
+        return {lane.partition: lane.next_offset for lane in self._lanes.values() if not lane.waiting}
 
     def overfull(self) -> list[Partition]:
         """Partitions to pause now; each is named once."""
@@ -267,7 +277,7 @@ class Merge:
             times.append(lane.times[lane.head : upto])
             batch = lane.take(upto)
             batches.append(batch)
-            positions[lane.partition] = batch[-1].offset + 1
+            positions[lane.partition] = batch[-1].offset + 1 if lane.waiting else lane.next_offset
             counts[lane.partition[0]] = counts.get(lane.partition[0], 0) + len(batch)
         return Released(_in_order(batches, times), positions, counts, beyond)
 

@@ -18,9 +18,10 @@ from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.loop import Loop
 from tidemill.runtime.memory import MemoryBroker, MemoryClient
 from tidemill.runtime.metrics import Metrics
-from tidemill.runtime.ports import Partition
+from tidemill.runtime.ports import AbortedError, Partition, Polled
 from tidemill.runtime.service import Output, OutRecord, StateEntry
 from tidemill.runtime.spec import ServiceSpec
+from tidemill.runtime.sync import Released
 from tidemill.runtime.transaction import Step
 
 CONFIG = RuntimeConfig(bootstrap_servers="none", pipeline="p", transaction_gap_ms=0, max_poll_records=7)
@@ -264,6 +265,105 @@ def test_the_batch_that_trips_the_breaker_is_not_committed(broker: MemoryBroker)
     assert len(broker.read("dlq")) == 7
 
 
+def send_in_a_transaction(broker: MemoryBroker, *values: str, partition: int = 0) -> None:
+    """As every stage writes; behind the records stands a marker."""
+    transaction = broker.begin("writer")
+    for value in values:
+        broker.append(OutRecord("in", b"k", value.encode(), 1_000, partition), transaction)
+    broker.finish("writer", commit=True)
+
+
+def test_a_partition_read_to_its_end_can_expire_whole_before_the_next_start(broker: MemoryBroker) -> None:
+    first = Stage(broker)
+    send_in_a_transaction(broker, "a", "b")
+    stop = Event()
+    first.loop.after_step = lambda step: stop.set() if step is Step.COMMITTED else None
+    assert first.loop.run(stop) == 0
+    assert broker.group("p-count").offsets == {("in", 0): 3}
+    broker.trim(("in", 0), 3)
+    send(broker, "c")
+    Stage(broker).turn()
+    assert outputs(broker) == [b"k:1:a", b"k:2:b", b"k:3:c"]
+
+
+def test_an_end_is_committed_with_the_next_transaction_and_never_by_one_of_its_own(broker: MemoryBroker) -> None:
+    stage = at_an_end_that_is_not_committed(broker)
+    stage.service.wake_at = lambda: 0.0
+    stage.turn()
+    assert broker.group("p-count").offsets == {("in", 0): 1}
+    assert stage.seen.count(Step.BEGUN) == 1
+    send(broker, "b", partition=1)
+    stage.turn()
+    assert broker.group("p-count").offsets == {("in", 0): 2, ("in", 1): 1}
+
+
+def test_an_end_is_committed_before_its_partition_is_handed_over(broker: MemoryBroker) -> None:
+    first = at_an_end_that_is_not_committed(broker)
+    broker.trim(("in", 0), 2)
+    second = Stage(broker, instance=1)
+    for _ in range(4):
+        first.turn(1)
+        second.turn(1)
+    assert broker.group("p-count").offsets == {("in", 0): 2}
+    assert (len(first.client.owned()), len(second.client.owned())) == (1, 1)
+
+
+def at_an_end_that_is_not_committed(broker: MemoryBroker) -> Stage:
+    """As on a real broker, which tells of the marker behind a record when that one is committed already."""
+    stage = Stage(broker)
+    send_in_a_transaction(broker, "a")
+    poll = stage.client.poll
+    stage.client.poll = lambda *asked: Polled((polled := poll(*asked)).records, dict.fromkeys(polled.ends, 0))
+    stage.turn(3)
+    assert broker.group("p-count").offsets == {("in", 0): 1}
+    stage.client.poll = poll
+    stage.client.seek({("in", 0): 1})
+    stage.turn(1)
+    return stage
+
+
+def test_what_a_failing_process_had_read_is_not_committed_as_read_to_the_end(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    send_in_a_transaction(broker, "a", "b")
+    stage.service.add = lambda records, now: 1 / 0
+    assert stage.loop.run(Event()) == 1
+    assert broker.group("p-count").offsets == {}
+    Stage(broker).turn()
+    assert outputs(broker) == [b"k:1:a", b"k:2:b"]
+
+
+def test_what_could_not_be_committed_before_a_rebalance_is_not_committed_as_read_to_the_end(
+    broker: MemoryBroker,
+) -> None:
+    stage = Stage(broker)
+    stage.turn(2)
+    stage.loop._pace.due_at = lambda records: float("inf")
+    send_in_a_transaction(broker, "a")
+    stage.turn(2)
+    send_offsets = stage.client.send_offsets
+
+    def refuse(*_: object) -> None:
+        stage.client.send_offsets = send_offsets
+        raise AbortedError("once")
+
+    stage.client.send_offsets = refuse
+    stage.loop.revoked([("in", 1)])
+    stage.loop.revoked([("in", 0)])
+    assert stage.client.send_offsets is send_offsets
+    assert broker.group("p-count").offsets == {}
+
+
+def test_records_that_wait_keep_the_end_from_being_committed(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    stage.turn(2)
+    send_in_a_transaction(broker, "a", "b")
+    stage.loop._merge.release = lambda now, limit: Released([], {}, {}, False)
+    stop = Event()
+    stage.loop.after_step = lambda step: stop.set() if stage.loop._merge.buffered else None
+    assert stage.loop.run(stop) == 0
+    assert broker.group("p-count").offsets == {}
+
+
 def test_a_committed_offset_outside_its_log_is_refused_loudly(broker: MemoryBroker) -> None:
     send(broker, "a", "b", "c")
     stage = Stage(broker)
@@ -271,6 +371,18 @@ def test_a_committed_offset_outside_its_log_is_refused_loudly(broker: MemoryBrok
     broker.trim(("in", 0), 2)
     with pytest.raises(StateCorrupt, match=r"\[2, 3\]"):
         stage.turn()
+
+
+def test_a_partition_that_expired_whole_behind_the_offset_is_refused_with_the_command_to_go_on(
+    broker: MemoryBroker,
+) -> None:
+    send(broker, "a", "b")
+    stage = Stage(broker)
+    broker.group("p-count").offsets[("in", 0)] = 1
+    broker.trim(("in", 0), 2)
+    with pytest.raises(StateCorrupt, match=r"offset 1 of in/0 .* \[2, 2\]: .* whole") as refused:
+        stage.turn()
+    assert "--group p-count --topic in:0 --reset-offsets --to-earliest --execute" in refused.value.hint
 
 
 def test_a_committed_offset_beyond_the_log_is_refused_loudly(broker: MemoryBroker) -> None:

@@ -24,6 +24,11 @@ def records(partition: Partition, *timestamps: int, first: int = 0) -> list[Reco
     return [record(partition, first + index, timestamp) for index, timestamp in enumerate(timestamps)]
 
 
+def ended(*partitions: Partition) -> dict[Partition, int]:
+    """Ends right behind the last record."""
+    return dict.fromkeys(partitions, 0)
+
+
 def merge(*partitions: Partition, delay: int = 0, max_idle_ms: int = 200) -> Merge:
     made = Merge((InputTopic("a"), InputTopic("b"), InputTopic("later", delay)), max_idle_ms)
     made.own(dict.fromkeys(partitions, 0), now=0.0)
@@ -36,44 +41,44 @@ def times(released: Released) -> list[tuple[str, int, int]]:
 
 def test_a_partition_being_fetched_holds_the_others_back_at_its_newest_timestamp() -> None:
     m = merge(A, B)
-    m.feed(records(A, 10, 20, 30), [], now=0.0)
+    m.feed(records(A, 10, 20, 30), {}, now=0.0)
     assert m.release(0.0).records == []
-    m.feed(records(B, 5, 20), [], now=0.0)
+    m.feed(records(B, 5, 20), {}, now=0.0)
     assert times(m.release(0.0)) == [("a", 1, 5), ("a", 0, 10), ("a", 0, 20), ("a", 1, 20)]
     assert m.buffered == 1
 
 
 def test_at_equal_times_the_order_does_not_depend_on_which_partition_came_first() -> None:
     m = merge(A, B)
-    m.feed(records(B, 20), [], now=0.0)
-    m.feed(records(A, 10), [], now=0.0)
+    m.feed(records(B, 20), {}, now=0.0)
+    m.feed(records(A, 10), {}, now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 10)], "partition 0 may still bring a record at 20, which goes first"
-    m.feed(records(A, 20, 21, first=1), [], now=0.0)
+    m.feed(records(A, 20, 21, first=1), {}, now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 20), ("a", 1, 20)]
 
 
 def test_a_partition_at_its_end_holds_nothing_back() -> None:
     m = merge(A, B)
-    m.feed(records(A, 10, 20), [B], now=0.0)
+    m.feed(records(A, 10, 20), ended(B), now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 10), ("a", 0, 20)]
 
 
 def test_a_new_record_ends_the_end() -> None:
     m = merge(A, B)
-    m.feed([], [A, B], now=0.0)
-    m.feed(records(B, 5), [], now=0.0)
-    m.feed(records(A, 10), [], now=0.0)
+    m.feed([], ended(A, B), now=0.0)
+    m.feed(records(B, 5), {}, now=0.0)
+    m.feed(records(A, 10), {}, now=0.0)
     assert times(m.release(0.0)) == [("a", 1, 5)]
 
 
 def test_a_partition_without_news_is_waited_for_only_so_long_and_the_release_counts_as_forced() -> None:
     m = merge(A, B, max_idle_ms=200)
-    m.feed(records(A, 10), [], now=0.0)
+    m.feed(records(A, 10), {}, now=0.0)
     for now in (0.05, 0.1, 0.15):
-        m.feed([], [], now)
+        m.feed([], {}, now)
         assert m.release(now).records == []
     assert m.next_release_at(0.15) == pytest.approx(0.2)
-    m.feed([], [], 0.2)
+    m.feed([], {}, 0.2)
     released = m.release(0.2)
     assert times(released) == [("a", 0, 10)]
     assert released.forced
@@ -82,22 +87,22 @@ def test_a_partition_without_news_is_waited_for_only_so_long_and_the_release_cou
 
 def test_time_spent_elsewhere_is_no_evidence_that_a_partition_is_empty() -> None:
     m = merge(A, B, max_idle_ms=200)
-    m.feed(records(A, 10), [], now=0.0)
-    m.feed([], [], now=60.0)
+    m.feed(records(A, 10), {}, now=0.0)
+    m.feed([], {}, now=60.0)
     assert m.release(60.0).records == []
 
 
 def test_a_poll_cut_off_by_its_limit_is_no_evidence_either() -> None:
     m = merge(A, B, max_idle_ms=200)
     for step in range(100):
-        m.feed([record(A, step, step)], [], now=step * 0.05, more=True)
+        m.feed([record(A, step, step)], {}, now=step * 0.05, more=True)
         assert m.release(step * 0.05).records == []
 
 
 def test_what_is_not_owned_or_was_fetched_before_a_rewind_is_ignored() -> None:
     m = merge(A)
     m.own({A: 3}, now=0.0)
-    m.feed([*records(A, 1, 2, 3, 4), *records(B, 9)], [A, B], now=0.0)
+    m.feed([*records(A, 1, 2, 3, 4), *records(B, 9)], ended(A, B), now=0.0)
     released = m.release(0.0)
     assert [each.offset for each in released.records] == [3]
     assert released.positions == {A: 4}
@@ -105,47 +110,47 @@ def test_what_is_not_owned_or_was_fetched_before_a_rewind_is_ignored() -> None:
 
 def test_disowned_partitions_no_longer_hold_and_no_longer_release() -> None:
     m = merge(A, B)
-    m.feed(records(A, 10), [], now=0.0)
+    m.feed(records(A, 10), {}, now=0.0)
     m.disown([B])
-    m.feed([], [A], now=0.0)
+    m.feed([], ended(A), now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 10)]
 
 
 def test_delayed_records_wait_until_every_undelayed_partition_has_passed_them() -> None:
     m = merge(A, B, LATER, delay=100)
-    m.feed([*records(LATER, 0, 50), *records(A, 120)], [LATER, A, B], now=0.0)
+    m.feed([*records(LATER, 0, 50), *records(A, 120)], ended(LATER, A, B), now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 120)], "partition 1 has shown no time yet"
-    m.feed(records(B, 101), [B], now=0.01)
+    m.feed(records(B, 101), ended(B), now=0.01)
     assert times(m.release(0.01)) == [("later", 0, 0), ("a", 1, 101)]
-    m.feed(records(B, 151, first=1), [B], now=0.02)
+    m.feed(records(B, 151, first=1), ended(B), now=0.02)
     assert times(m.release(0.02)) == [("a", 1, 151)], "partition 0 stands at 120"
-    m.feed(records(A, 151, first=1), [A], now=0.03)
+    m.feed(records(A, 151, first=1), ended(A), now=0.03)
     assert times(m.release(0.03)) == [("later", 0, 50), ("a", 0, 151)]
 
 
 def test_at_its_effective_time_a_delayed_record_goes_after_the_undelayed_inputs_listed_before_it() -> None:
     m = merge(A, LATER, delay=100)
-    m.feed([*records(LATER, 0), *records(A, 100)], [LATER, A], now=0.0)
+    m.feed([*records(LATER, 0), *records(A, 100)], ended(LATER, A), now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 100)], "another record at 100 may come and goes first"
-    m.feed(records(A, 101, first=1), [A], now=0.0)
+    m.feed(records(A, 101, first=1), ended(A), now=0.0)
     assert times(m.release(0.0)) == [("later", 0, 0), ("a", 0, 101)]
 
 
 def test_an_empty_undelayed_partition_does_not_stop_time_for_ever() -> None:
     m = merge(A, B, LATER, delay=100, max_idle_ms=200)
-    m.feed([*records(LATER, 0), *records(A, 500)], [LATER, A, B], now=0.0)
+    m.feed([*records(LATER, 0), *records(A, 500)], ended(LATER, A, B), now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 500)]
     assert m.next_release_at(0.0) == pytest.approx(0.2)
     for now in (0.1, 0.2):
-        m.feed([], [], now)
+        m.feed([], {}, now)
     assert times(m.release(0.2)) == [("later", 0, 0)]
 
 
 def test_delayed_records_are_never_forced() -> None:
     m = merge(A, LATER, delay=100, max_idle_ms=0)
-    m.feed(records(LATER, 0), [LATER], now=0.0)
+    m.feed(records(LATER, 0), ended(LATER), now=0.0)
     for now in range(100):
-        m.feed([], [], float(now))
+        m.feed([], {}, float(now))
         assert m.release(float(now)).records == []
     assert m.next_release_at(100.0) is None, "time alone lets nothing go: the caller must not spin"
 
@@ -158,18 +163,18 @@ def test_a_merge_without_an_undelayed_input_is_refused() -> None:
 def test_a_partition_is_paused_beyond_the_high_water_mark_and_resumed_below_half_of_it() -> None:
     m = Merge((InputTopic("a"),), max_idle_ms=200, high_water=4)
     m.own({A: 0, B: 0}, now=0.0)
-    m.feed(records(A, 1, 2, 3, 4), [], now=0.0)
+    m.feed(records(A, 1, 2, 3, 4), {}, now=0.0)
     assert (m.overfull(), m.overfull()) == ([A], [])
     assert m.drained() == []
     assert m.paused() == [A]
-    m.feed(records(B, 2), [], now=0.0)
+    m.feed(records(B, 2), {}, now=0.0)
     m.release(0.0)
     assert (m.drained(), m.drained()) == ([A], [])
 
 
 def test_lag_counts_what_is_buffered_and_what_is_not_fetched_yet() -> None:
     m = merge(A, B)
-    m.feed(records(A, 1, 2), [B], now=0.0)
+    m.feed(records(A, 1, 2), ended(B), now=0.0)
     assert m.lag({A: 10, B: 1}) == 2 + 8
 
 
@@ -199,8 +204,8 @@ def play(contents: list[list[int]], polls: list[Feed], *, report_ends: bool) -> 
             batch += logs[at][sent[at] : sent[at] + count]
             sent[at] = min(len(logs[at]), sent[at] + count)
         last = poll.takes[0] == 100
-        ended = [at for at in partitions if sent[at] == len(logs[at])] if last or (poll.at_end and report_ends) else []
-        m.feed(batch, ended, 0.0)
+        at_end = [at for at in partitions if sent[at] == len(logs[at])] if last or (poll.at_end and report_ends) else []
+        m.feed(batch, ended(*at_end), 0.0)
         released = m.release(0.0)
         assert not released.forced
         assert all(released.positions[each.topic, each.partition] > each.offset for each in released.records)
@@ -249,8 +254,8 @@ def test_a_limit_changes_neither_content_nor_order(contents: list[list[int]], li
     m = Merge((InputTopic("a"),), 200)
     m.own(dict.fromkeys(partitions, 0), now=0.0)
     for at, stamps in zip(partitions, contents, strict=True):
-        m.feed(records(at, *stamps), partitions, 0.0)
-    m.feed([], partitions, 0.0)
+        m.feed(records(at, *stamps), ended(*partitions), 0.0)
+    m.feed([], ended(*partitions), 0.0)
     out: list[Record] = []
     while not out or m.more_to_release:
         released = m.release(0.0, limit)
@@ -262,3 +267,22 @@ def test_a_limit_changes_neither_content_nor_order(contents: list[list[int]], li
     keys = [(time_of[each.topic, each.partition, each.offset], each.topic, each.partition) for each in out]
     assert keys == sorted(keys)
     assert len(out) == sum(map(len, contents))
+
+
+def test_a_partition_of_which_nothing_waits_goes_on_behind_the_markers_at_its_end() -> None:
+    m = merge(A, B)
+    m.feed(records(A, 10), {B: 4}, now=0.0)
+    assert m.read_upto() == {B: 4}
+    assert m.release(now=0.0).positions == {A: 1}
+    m.feed(records(A, 20, first=2), {A: 5}, now=0.0)
+    assert m.read_upto() == {B: 4}, "what waits was not added yet"
+    assert m.release(now=0.0).positions == {A: 5}
+    m.feed([], {A: 3}, now=0.0)
+    assert m.read_upto() == {A: 5, B: 4}, "no position goes back"
+
+
+def test_a_batch_that_is_cut_goes_on_behind_its_last_record() -> None:
+    m = merge(A)
+    m.feed(records(A, 1, 2, 3), {A: 7}, now=0.0)
+    assert m.release(0.0, limit=2).positions == {A: 2}
+    assert m.release(0.0, limit=2).positions == {A: 7}

@@ -91,12 +91,13 @@ class KafkaClient:
         return polled
 
     def _note_ends(self, polled: Polled) -> None:
-        """Report an end at once where the newest fetch shows that nothing follows but a transaction's marker: the
-        broker itself says so only with its next answer, which it holds back for `fetch.wait.max.ms`."""
+        """Report an end at once where the newest fetch shows that hardly anything but a transaction's marker can
+        follow: the broker itself says so only with its next answer, which it holds back for `fetch.wait.max.ms`. It may
+        yet be a record, so reading has come no further than the last one."""
         last = {(record.topic, record.partition): record.offset for record in polled.records}
         for partition, high in self.high_watermarks(last.keys()).items():
             if high - last[partition] <= _LAST_AND_MARKER:
-                polled.ends.setdefault(partition, high)
+                polled.ends.setdefault(partition, last[partition] + 1)
 
     def owned(self) -> frozenset[Partition]:
         return frozenset(self._owned)
