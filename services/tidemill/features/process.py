@@ -80,11 +80,13 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
             hint=f"its stages (TIDEMILL_STAGE, --stage) are: {', '.join([*entities, OUTCOMES_STAGE])}",
         )
     index = entities.index(stage)
-    predecessor = None
+    predecessors: tuple[str, ...] = ()
     if index == 0:
         topics = tuple(pipeline.first_topics().values())
         if features.replaces is not None:
-            predecessor = f"{pipeline.name}-{pipeline.stage_service(0, features.replaces)}"
+            # That one may have stopped before it had come to where the version that it replaced had stopped.
+            earlier = range(1, features.replaces + 1)
+            predecessors = tuple(f"{pipeline.name}-{pipeline.stage_service(0, version)}" for version in earlier)
     else:
         topics = (pipeline.topic(pipeline.stage_input_role(index)),)
     return ServiceSpec(
@@ -94,7 +96,8 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
         dlq_topic=pipeline.topic("dlq"),
         state_topic=pipeline.topic(pipeline.stage_state_role(index)) if features.state == "changelog" else None,
         max_idle_ms=features.max_idle_ms,
-        predecessor=predecessor,
+        predecessors=predecessors,
+        replaceable=index == 0,
     )
 
 

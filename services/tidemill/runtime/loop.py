@@ -221,7 +221,7 @@ class Loop:
         began = clock.monotonic()
         positions = self._pending.positions | further
         if written and not self._pending.positions:
-            # Output without input (a timer's) commits the offsets as they are: they carry the generation that fences it.
+            # Output without input (a timer's) commits the offsets as they are: they carry the generation that fences.
             positions = self._starts | further
         bare = {entry.partition for entry in output.state} - {number for _, number in positions}
         if bare:  # where there is state, there is an offset: a takeover relies on it

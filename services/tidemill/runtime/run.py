@@ -12,12 +12,13 @@ from tidemill import clock
 from tidemill.errors import TidemillError
 from tidemill.runtime.config import RuntimeConfig
 from tidemill.runtime.health import Health
-from tidemill.runtime.kafka import Admin, KafkaClient, KafkaIdentity, group_offsets
+from tidemill.runtime.kafka import Admin, KafkaClient, KafkaIdentity
 from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.loop import Loop
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Service
 from tidemill.runtime.spec import Replaying, ServiceSpec
+from tidemill.runtime.succession import check_still_current, take_place
 
 __all__ = ["Replaying", "ServiceSpec", "Unit", "run_service", "run_units"]
 
@@ -35,7 +36,7 @@ class Unit(NamedTuple):
     service: Service
     health: Health
     succeed: Callable[[Mapping[Partition, int]], None] | None = None
-    """Told, before the first record, where the spec's predecessor stopped; partitions it never read are left out."""
+    """Told, before the first record, where the spec's predecessors stopped; partitions they never read are left out."""
 
 
 def run_service(spec: ServiceSpec, config: RuntimeConfig, service: Service, health: Health) -> int:
@@ -80,9 +81,10 @@ def _run(unit: Unit, config: RuntimeConfig, stop: Event) -> int:
     _log.info("starting", inputs=[topic.name for topic in spec.inputs])
     try:
         wait_for_topics(config, _topics(spec), health, stop)
-        if spec.predecessor is not None and succeed is not None:
-            wait_for_group_to_end(config, spec.predecessor, health, stop)
-            succeed(_stopped_at(config, spec.predecessor, [topic.name for topic in spec.inputs]))
+        if spec.replaceable and not stop.is_set():
+            check_still_current(config, spec)
+        if spec.predecessors and succeed is not None:
+            succeed(take_place(config, spec, health, stop))
     except TidemillError as error:
         _log.critical("service stopped", reason=error.message, next_step=error.hint, kind=type(error).__name__)
         service.close()
@@ -118,25 +120,6 @@ def wait_for_topics(config: RuntimeConfig, names: Iterable[str], health: Health,
             told_at = clock.monotonic()
             _log.info("waiting", waiting_for=waiting_for, next_step="`tidemill topics apply` creates missing topics")
         stop.wait(_ASK_EVERY_S)
-
-
-def wait_for_group_to_end(config: RuntimeConfig, group: str, health: Health, stop: Event) -> None:
-    """Return once no process is a member of `group`, or `stop` is set. Says what it waits for."""
-    admin = Admin(config.bootstrap_servers, config.kafka_options)
-    told_at = float("-inf")
-    while not stop.is_set() and (members := admin.group_members(group)):
-        health.beat()
-        health.set_ready(False, f"waiting for {group} to be stopped")
-        if clock.monotonic() - told_at >= _TELL_EVERY_S:
-            told_at = clock.monotonic()
-            _log.info("waiting for the replaced version", group=group, members=members, next_step="stop its processes")
-        stop.wait(_ASK_EVERY_S)
-
-
-def _stopped_at(config: RuntimeConfig, group: str, topics: Iterable[str]) -> dict[Partition, int]:
-    counts = Admin(config.bootstrap_servers, config.kafka_options).partition_counts()
-    partitions = [(topic, number) for topic in topics for number in range(counts[topic])]
-    return group_offsets(config.bootstrap_servers, config.kafka_options, group, partitions)
 
 
 def tune_garbage_collector() -> None:

@@ -33,8 +33,10 @@ class ServiceSpec:
     """At least so long between transactions, for a stage whose output nobody waits for: a transaction costs the
     brokers about as much as a hundred records."""
     replay: Replaying | None = None
-    predecessor: str | None = None
-    """Another consumer group of the same input, whose work this stage goes on with once that has no member left."""
+    predecessors: tuple[str, ...] = ()
+    """Other consumer groups of the same input, whose work this stage goes on with once they have no member left."""
+    replaceable: bool = False
+    """Whether another group may be such a successor of this one, which then must not start any more."""
 
     @property
     def group(self) -> str:

@@ -120,9 +120,7 @@ class Merge:
     def buffered(self) -> int:
         return sum(lane.waiting for lane in self._lanes.values())
 
-    def feed(
-        self, records: Iterable[Record], ends: Mapping[Partition, int], now: float, *, more: bool = False
-    ) -> None:
+    def feed(self, records: Iterable[Record], ends: Mapping[Partition, int], now: float, *, more: bool = False) -> None:
         """Take polled records, then the partition ends reported after them, with the offsets that reading has come to.
         Records of partitions that are not owned, or before the position asked for (fetched before a rewind), are
         ignored. `more`: the poll was cut off by its limit, so that an empty partition may well have records in the

@@ -22,6 +22,7 @@ from tidemill.features.summarizing import SummarizingStage
 from tidemill.runtime.pipelinefile import load_pipeline, parse_pipeline, pipeline_text
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import DeadLetter, OutRecord, Record
+from tidemill.runtime.succession import furthest
 from tidemill.runtime.topics import plan
 
 PARTITIONS = 2
@@ -148,13 +149,29 @@ def test_state_and_internal_topics_and_groups_belong_to_a_version(second: Pipeli
     first = load_pipeline("fraud")
     customer, terminal, outcomes = (service_spec(second, stage) for stage in ("customer", "terminal", "outcomes"))
     assert customer.group == "fraud-features-customer-v2"
-    assert customer.predecessor == "fraud-features-customer"
-    assert (terminal.group, terminal.predecessor) == ("fraud-features-terminal-v2", None)
+    assert customer.predecessors == ("fraud-features-customer",)
+    assert (terminal.group, terminal.predecessors) == ("fraud-features-terminal-v2", ())
     assert (customer.state_topic, terminal.state_topic) == ("fraud-customer-state-v2", "fraud-terminal-state-v2")
     assert [topic.name for topic in terminal.inputs] == ["fraud-by-terminal-v2"]
     assert outcomes == service_spec(first, "outcomes"), "the join knows no features"
     own = {topic.name for topic in plan(second)} - {topic.name for topic in plan(first)}
     assert own == {"fraud-customer-state-v2", "fraud-terminal-state-v2", "fraud-by-terminal-v2"}
+
+
+def test_a_version_goes_on_with_the_work_of_all_versions_up_to_the_one_that_it_replaces() -> None:
+    fourth = parse_pipeline(second_text("version: 4\n  replaces: 3\n"))
+    customer = service_spec(fourth, "customer")
+    group = "fraud-features-customer"
+    assert customer.predecessors == (group, f"{group}-v2", f"{group}-v3")
+    assert [service_spec(fourth, stage).replaceable for stage in ("customer", "terminal", "outcomes")] == [
+        *(True, False, False)
+    ]
+
+
+def test_what_any_of_the_replaced_versions_has_passed_counts_as_answered() -> None:
+    first, second = {("events", 0): 40, ("labels", 0): 7}, {("events", 0): 20, ("events", 1): 3}
+    both = {("events", 0): 40, ("events", 1): 3, ("labels", 0): 7}
+    assert furthest({"v1": first, "v2": second}) == furthest({"v2": second, "v1": first}) == both
 
 
 @pytest.mark.parametrize("replaced", [2, 3])

@@ -22,6 +22,7 @@ from tidemill.runtime.kafka import Admin, abort_seeding, group_offsets, seed_gro
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import OutRecord
 from tidemill.runtime.spec import ServiceSpec
+from tidemill.runtime.succession import furthest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,7 @@ def prepare(
     """
     features = pipeline.features
     specs = [service_spec(pipeline, stage.entity) for stage in features.stages]
-    predecessor = specs[0].predecessor
-    if predecessor is None or features.replaces is None:
+    if features.replaces is None:
         raise ConfigurationError(
             f"feature-set version {features.version} of {pipeline.name} replaces no other",
             hint="Raise features.version and name the one that runs now with features.replaces.",
@@ -80,7 +80,10 @@ def prepare(
                 f"version {features.version} has begun already: group {spec.group} has members or offsets",
                 hint="It reads on by itself; to prepare it anew, stop it and delete its groups and state topics.",
             )
-    end = _position(pipeline, connection, _offsets_of(connection, predecessor, specs[0], counts), predecessor)
+    groups = specs[0].predecessors
+    end = _position(
+        pipeline, connection, furthest({group: _offsets_of(connection, group, specs[0], counts) for group in groups})
+    )
     source = topic_input(pipeline, connection, None, Bound(None, end))
     with spill_folder("prepare", temp_dir) as folder:
         partitions = [counts[spec.inputs[0].name] for spec in specs]
@@ -106,23 +109,31 @@ def _offsets_of(
     return group_offsets(connection.bootstrap_servers, connection.options, group, inputs)
 
 
-def _position(
-    pipeline: Pipeline, connection: Connection, committed: Mapping[Partition, int], group: str
-) -> dict[str, int]:
-    """Where the replaced version stands; the beginning of a partition that it has read nothing of."""
+def _position(pipeline: Pipeline, connection: Connection, committed: Mapping[Partition, int]) -> dict[str, int]:
+    """Where the replaced versions stand; the beginning of a partition that they have read nothing of."""
+    version = pipeline.features.replaces
     topics = {topic: role for role, topic in pipeline.first_topics().items()}
     if not committed:
         raise ConfigurationError(
-            f"group {group} has no offset for {' or '.join(topics)}: the version to replace never ran",
+            f"no version up to {version} has an offset for {' or '.join(topics)}: the version to replace never ran",
             hint="Check features.replaces; where nothing is to be taken over, start the new version without it.",
         )
     if unread := sorted(topics.keys() - {topic for topic, _ in committed}):
         raise ConfigurationError(
-            f"group {group} never read {', '.join(unread)}: how much of it belongs before its position is not known",
+            f"no version up to {version} ever read {', '.join(unread)}: how much of it belongs before where version "
+            f"{version} stands is not known",
             hint="Start the new version as it is: it reads the whole history first, and writes nothing twice.",
         )
     with closing(connection.reader(list(topics))) as reader:
         marks = reader.watermarks()
+    if gone := sorted(at for at, offset in committed.items() if offset < marks[at].low):
+        at, low = gone[0], marks[gone[0]].low
+        raise ConfigurationError(
+            f"version {version} stands at {topics[at[0]]}/{at[1]}={committed[at]}, but the log begins at {low}",
+            hint=f"Where its writers use transactions, that may be a marker and no record. Stop version {version} in "
+            "good order and start it again: it commits how far it has read, markers included. If it refuses to start, "
+            "its message says how to go on.",
+        )
     return {f"{topics[at[0]]}/{at[1]}": committed.get(at, low) for at, (low, _) in sorted(marks.items())}
 
 

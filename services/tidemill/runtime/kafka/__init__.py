@@ -2,7 +2,7 @@
 
 from tidemill.runtime.kafka.admin import Admin
 from tidemill.runtime.kafka.client import KafkaClient, KafkaIdentity
-from tidemill.runtime.kafka.offsets import group_offsets
+from tidemill.runtime.kafka.offsets import check_not_replaced, group_offsets, mark_replaced
 from tidemill.runtime.kafka.plain import PlainProducer
 from tidemill.runtime.kafka.reader import TopicReader
 from tidemill.runtime.kafka.seeding import abort_seeding, seed_groups
@@ -14,6 +14,8 @@ __all__ = [
     "PlainProducer",
     "TopicReader",
     "abort_seeding",
+    "check_not_replaced",
     "group_offsets",
+    "mark_replaced",
     "seed_groups",
 ]

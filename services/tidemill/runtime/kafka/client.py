@@ -126,7 +126,7 @@ class KafkaClient:
                     clock.pause(0.005)
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
-        return stable_offsets(self._member, partitions)
+        return stable_offsets(self._member, self._identity.group, partitions)
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
         """The true high watermark, not the last stable offset that a read_committed consumer is told."""
