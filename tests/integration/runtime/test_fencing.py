@@ -4,6 +4,8 @@ import pytest
 
 from support.brokers import KafkaUnderTest, commit, join, soon, take, visible
 from support.polling import eventually
+from tidemill.errors import ConfigurationError
+from tidemill.runtime.kafka import group_offsets, mark_replaced
 from tidemill.runtime.ports import AbortedError
 from tidemill.runtime.service import OutRecord
 
@@ -66,3 +68,27 @@ def test_committed_offsets_wait_for_a_pending_transaction_and_so_does_the_restor
     eventually(lambda: (former.poll(1, 0.01), heir.poll(1, 0.01), owner.told)[2] is not None)
     heir.close()
     former.close()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_group_is_marked_as_replaced_only_without_members_and_then_lets_none_begin(
+    kafka: str, unique: str, protocol: str
+) -> None:
+    broker = KafkaUnderTest(kafka, protocol)
+    source = f"{unique}-in"
+    broker.create_topic(source, 1)
+    broker.append(OutRecord(source, b"k", b"a", 1_000, 0))
+    broker.options = {"session.timeout.ms": "6000"} if protocol == "classic" else {}
+    member = broker.client(unique)
+    join(member, source)
+    take(member, 1)
+    commit(member, [], {(source, 0): 1})
+    assert not mark_replaced(kafka, {}, unique, "successor", {(source, 0): 0}), "it has a member"
+    assert group_offsets(kafka, {}, unique, [(source, 0)]) == {(source, 0): 1}
+    member.close()
+    eventually(lambda: mark_replaced(kafka, {}, unique, "successor", {(source, 0): 1}), every_s=0.2)
+    late = broker.client(unique)
+    join(late, source)  # it looked for the mark just before there was one
+    with pytest.raises(ConfigurationError, match="replaced by successor"):
+        take(late, 1)
+    late.close()

@@ -118,14 +118,15 @@ def _position(pipeline: Pipeline, connection: Connection, committed: Mapping[Par
             f"no version up to {version} has an offset for {' or '.join(topics)}: the version to replace never ran",
             hint="Check features.replaces; where nothing is to be taken over, start the new version without it.",
         )
-    if unread := sorted(topics.keys() - {topic for topic, _ in committed}):
+    with closing(connection.reader(list(topics))) as reader:
+        marks = reader.watermarks()
+    holding = {topic for (topic, _), (low, high) in marks.items() if low < high}
+    if unread := sorted(holding - {topic for topic, _ in committed}):
         raise ConfigurationError(
             f"no version up to {version} ever read {', '.join(unread)}: how much of it belongs before where version "
             f"{version} stands is not known",
             hint="Start the new version as it is: it reads the whole history first, and writes nothing twice.",
         )
-    with closing(connection.reader(list(topics))) as reader:
-        marks = reader.watermarks()
     if gone := sorted(at for at, offset in committed.items() if offset < marks[at].low):
         at, low = gone[0], marks[gone[0]].low
         raise ConfigurationError(

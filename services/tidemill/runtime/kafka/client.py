@@ -217,7 +217,10 @@ class KafkaClient:
         except BaseException as failure:
             # An exception inside a librdkafka callback cannot unwind: it is kept and raised from poll().
             self._failure = failure
-            consumer.unassign()
+            if self._incremental:
+                self._accept(consumer, partitions)  # unassign() is an error there, and close() would raise it
+            else:
+                consumer.unassign()
             return
         self._owned.update(new)
         at = [TopicPartition(*partition, starts.get(partition, int(OFFSET_BEGINNING))) for partition in new]
