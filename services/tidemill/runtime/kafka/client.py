@@ -61,6 +61,8 @@ class KafkaClient:
         self._probe: Consumer | None = None
         self._listener: RebalanceListener | None = None
         self._owned: set[Partition] = set()
+        self._moved: set[Partition] = set()
+        """Partitions that a rebalance has given, taken or given anew; emptied by each poll."""
         self._standby_topic = standby_topic
         self._standby: Standby | None = None
         self._failure: BaseException | None = None
@@ -80,7 +82,7 @@ class KafkaClient:
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         try:
-            messages = drain(self._member, max_records, timeout_s)
+            messages = drain(self._member, max_records, timeout_s, self._moved)
         except KafkaException as exception:
             self._raise_failure()
             raise refused("polling", error_of(exception)) from None
@@ -205,6 +207,7 @@ class KafkaClient:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         new = [(at.topic, at.partition) for at in partitions]
+        self._moved.update(new)
         starts: Mapping[Partition, int] = {}
         if self._closing:
             # Joined too late: the assignment is accepted, for a rebalance must be answered, and given back at once.
@@ -242,6 +245,7 @@ class KafkaClient:
 
     def _gone(self, partitions: list[TopicPartition], *, lost: bool) -> None:
         gone = [(at.topic, at.partition) for at in partitions if (at.topic, at.partition) in self._owned]
+        self._moved.update(gone)
         try:
             if gone and self._listener is not None and self._failure is None:
                 (self._listener.lost if lost else self._listener.revoked)(gone)

@@ -6,7 +6,7 @@ from functools import partial
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka._types import HeadersType
 
-from tidemill.runtime.ports import Polled
+from tidemill.runtime.ports import Partition, Polled
 from tidemill.runtime.service import Record
 
 _CALLBACK_ROUNDS = 50
@@ -15,15 +15,23 @@ _QUIET = 2
 """Empty takes that show a quiet queue: the first may have ended with a callback."""
 
 
-def drain(consumer: Consumer, max_records: int, timeout_s: float) -> list[Message]:
-    """Wait for one message, then take what is there: waiting for many costs the whole timeout."""
+def drain(consumer: Consumer, max_records: int, timeout_s: float, moved: set[Partition] | None = None) -> list[Message]:
+    """Wait for one message, then take what is there: waiting for many costs the whole timeout.
+
+    Where rebalance callbacks note in `moved` what they move, a first message that stood before such a callback is let
+    go: its partition is read anew from an earlier record, which the message would make look like a repetition.
+    """
     first = consumer.poll(timeout_s)
     if first is None:
         return []
-    messages = [first]
-    if max_records > 1:
-        messages += consumer.consume(max_records - 1, 0)
-    return messages
+    if max_records == 1:
+        return [first]
+    if moved:
+        moved.clear()
+    messages = consumer.consume(max_records - 1, 0)
+    if moved and (first.topic(), first.partition()) in moved:
+        return messages
+    return [first, *messages]
 
 
 def serve_callbacks(consumer: Consumer) -> None:
