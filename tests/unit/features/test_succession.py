@@ -6,7 +6,6 @@ import pytest
 
 from support.featurestages import keyed_stage
 from support.featurestreams import SHOP
-from support.joinedpipeline import JOINED_FRAUD
 from support.livechain import live_vectors, logs, released
 from support.paymentstream import payments_and_labels
 from support.summaryoracle import Payment
@@ -14,7 +13,7 @@ from support.summarystreams import arrivals, as_record, shop, stage_of, written
 from tidemill.domain.pipeline import Pipeline, TopicSettings
 from tidemill.domain.summaryspec import SummarySpec
 from tidemill.errors import ConfigurationError
-from tidemill.features.offline.preparation import _position, prepare
+from tidemill.features.offline.preparation import prepare
 from tidemill.features.offline.topicinput import Connection
 from tidemill.features.process import service_spec
 from tidemill.features.shell import ANSWERED, KeyedStage
@@ -122,7 +121,7 @@ def summarizing(pipeline: Pipeline, index: int) -> SummarizingStage:
     return stage
 
 
-def test_neither_summaries_nor_streams_that_were_not_read_can_be_prepared(second: Pipeline) -> None:
+def test_summaries_cannot_be_prepared(second: Pipeline) -> None:
     tens = SummarySpec.model_validate(
         {"name": "tens", "window": {"type": "tumbling", "size": "10s"}, "fields": [{"name": "n", "aggregate": "count"}]}
     )
@@ -132,9 +131,6 @@ def test_neither_summaries_nor_streams_that_were_not_read_can_be_prepared(second
     with pytest.raises(ConfigurationError, match="summaries cannot be prepared") as caught:
         prepare(second.model_copy(update={"features": features}), nowhere, lambda *_: None)
     assert "writes nothing that version 1 has written" in caught.value.hint
-    joined = {("fraud-events", 0): 5, ("fraud-labels", 0): 5, ("fraud-stream-logins", 0): 3}
-    with pytest.raises(ConfigurationError, match="group fraud-features-customer never read fraud-stream-limits"):
-        _position(JOINED_FRAUD, nowhere, joined, "fraud-features-customer")
 
 
 def dead(letters: list[DeadLetter]) -> list[tuple[Record, str, str]]:
