@@ -52,7 +52,7 @@ class Versions:
             "\nname: bench\n": f"\nname: {self._unique}\n",
             "partitions: 4": "partitions: 1",
             "\nfeatures:\n": f"\nfeatures:\n{wanted}",
-            "window: 10s": f"window: {10 * version}s",
+            "size: 10s": f"size: {10 * version}s",
         }.items():
             assert old in text
             text = text.replace(old, new)
