@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.featureoracle import Oracle, Row, agrees
+from support.comparison import compared
+from support.featureoracle import Oracle, Row
 from support.featurestreams import (
     FIRST,
     JOINED,
@@ -38,23 +39,8 @@ def test_joined_features_equal_the_oracle_for_any_order_batching_and_restarts(
     chance = random.Random(seed)
     stage = stage_of(wanted, *late)
     rows = joined_arrivals(chance, count, stage.streams)
-    oracle, engine = Oracle(stage, wanted, SCALE), WindowEngine(stage)
     changelog: dict[bytes, bytes] = {}
-    for part in cut(rows, chance):
-        if chance.random() < 0.3:
-            slide(engine, stage, part)  # The transaction of this batch was aborted: the state is read from the log.
-            engine = restored(stage, changelog)
-        matrix, status = slide(engine, stage, part)
-        expected = [oracle.apply(row) for row in part]
-        assert status.tolist() == [verdict for verdict, _ in expected]
-        for row, got, (_, answers) in zip(part, matrix.tolist(), expected, strict=True):
-            wrong = [
-                (stage.names[at], value, answer)
-                for at, (value, answer) in enumerate(zip(got, answers, strict=True))
-                if not agrees(value, answer)
-            ]
-            assert wrong == [], row
-        save(engine, changelog)
+    *_, (engine, _) = compared(stage, Oracle(stage, wanted, SCALE), cut(rows, chance), chance, changelog)
     again = restored(stage, changelog)
     assert (again.keys, again.rows, again.newest) == (engine.keys, engine.rows, engine.newest)
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.boundedoracle import MergingOracle
-from support.featureoracle import Row, agrees
-from support.featurestreams import CHANNELS, FILTERS, SCALE, SECOND, features, restored, save, shop, slide
+from support.comparison import compared
+from support.featureoracle import Row
+from support.featurestreams import CHANNELS, FILTERS, SCALE, SECOND, features, restored, shop, slide
 from tidemill.domain.featurespec import FeatureSpec
 from tidemill.domain.statebounds import of_sums
 from tidemill.features.core import kernels, merging, rings
@@ -81,27 +82,13 @@ def test_merged_windows_equal_the_oracle_for_any_order_batching_and_restarts(
     wanted, stage = asked
     chance = random.Random(seed)
     rows = arrivals(chance, count)
-    oracle, engine = MergingOracle(stage, wanted, SCALE), WindowEngine(stage)
+    oracle = MergingOracle(stage, wanted, SCALE)
     whole, _ = slide(WindowEngine(stage), stage, rows)
     parts = [whole[:0]]
     changelog: dict[bytes, bytes] = {}
-    for part in cut(rows, chance):
-        if chance.random() < 0.3:
-            slide(engine, stage, part)  # The transaction of this batch was aborted: the state is read from the log.
-            engine = restored(stage, changelog)
-        matrix, status = slide(engine, stage, part)
+    for engine, matrix in compared(stage, oracle, cut(rows, chance), chance, changelog):
         parts.append(matrix)
-        expected = [oracle.apply(row) for row in part]
-        assert status.tolist() == [verdict for verdict, _ in expected]
-        for row, got, (_, answers) in zip(part, matrix.tolist(), expected, strict=True):
-            wrong = [
-                (stage.names[at], value, answer)
-                for at, (value, answer) in enumerate(zip(got, answers, strict=True))
-                if not agrees(value, answer)
-            ]
-            assert wrong == [], row
         assert engine.rows == oracle.rows()
-        save(engine, changelog)
         assert held(restored(stage, changelog)) == held(engine)
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 

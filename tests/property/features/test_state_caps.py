@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.boundedoracle import CappedOracle
-from support.featureoracle import Row, agrees
+from support.comparison import compared
+from support.featureoracle import Row
 from support.featurestreams import (
     CHANNELS,
     SCALE,
@@ -78,24 +79,14 @@ def test_evictions_equal_the_oracle_for_any_batching_and_restarts(
     chance = random.Random(seed)
     stage = capped(wanted, late, *caps)
     rows = arrivals(chance, count, 12)
-    oracle, engine, at_once = CappedOracle(stage, wanted, SCALE), WindowEngine(stage), WindowEngine(stage)
+    oracle, at_once = CappedOracle(stage, wanted, SCALE), WindowEngine(stage)
     whole, _ = slide(at_once, stage, rows)
     parts, evicted = [whole[:0]], 0
     changelog: dict[bytes, bytes] = {}
-    for part in cut(rows, chance):
-        if chance.random() < 0.3:
-            slide(engine, stage, part)  # The transaction of this batch was aborted: the state is read from the log.
-            engine = restored(stage, changelog)
-        engine.take_evicted()
-        matrix, status = slide(engine, stage, part)
+    for engine, matrix in compared(stage, oracle, cut(rows, chance), chance, changelog):
         evicted += engine.take_evicted()
         parts.append(matrix)
-        expected = [oracle.apply(row) for row in part]
-        assert status.tolist() == [verdict for verdict, _ in expected]
-        for row, got, (_, answers) in zip(part, matrix.tolist(), expected, strict=True):
-            assert all(agrees(value, answer) for value, answer in zip(got, answers, strict=True)), row
         assert engine.names == oracle.names
-        save(engine, changelog)
         assert {key[:-4] for key in changelog} == set(engine.names)
     assert np.concatenate(parts).tobytes() == whole.tobytes()
     assert evicted == at_once.take_evicted() == len(oracle.evicted)
