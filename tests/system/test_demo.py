@@ -48,10 +48,11 @@ def test_every_bad_record_ends_where_its_kind_belongs(summary: dict[str, Any]) -
 def test_an_alarm_led_to_a_better_model(summary: dict[str, Any]) -> None:
     promoted = [model for model in summary["models"] if model["promoted_at"] is not None]
     assert len(promoted) >= 2
-    assert any(model["reason"] in ("drift", "performance") for model in promoted[1:])
-    quality = summary["quality"]
-    assert quality["after"]["average_precision"] > quality["before"]["average_precision"]
-    assert promoted[-1]["version"] in quality["after"]["models"]
+    asked = {model["version"] for model in promoted[1:] if model["reason"] in ("drift", "performance")}
+    # What is promoted in the last days of the stream has no matured outcomes to be judged by.
+    judged = [line for line in summary["quality"]["promotions"] if line["version"] in asked and line["after"]]
+    assert any(line["after"]["average_precision"] > line["before"]["average_precision"] for line in judged)
+    assert all(line["version"] in line["after"]["models"] for line in judged)
 
 
 def test_a_model_is_named_by_its_bytes_and_its_training_days(summary: dict[str, Any]) -> None:

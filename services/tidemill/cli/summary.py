@@ -70,7 +70,8 @@ def _quality(out: Console, quality: dict[str, Any]) -> None:
         title="Quality of what was live",
     )
     lines = [("week", week) for week in quality["by_week"]]
-    lines += [("before the last promotion", quality["before"]), ("after it", quality["after"])]
+    for promotion in quality["promotions"]:
+        lines += [(f"before v{promotion['version']}", promotion["before"]), ("from it on", promotion["after"])]
     for name, part in lines:
         if part is not None:
             table.add_row(

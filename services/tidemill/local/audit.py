@@ -175,8 +175,7 @@ class Audit:
         """The audit's part of the demo's summary."""
         promotions = [entry for entry in self.decisions.values() if entry["kind"] == "promoted"]
         promoted = {entry["model_version"]: entry for entry in promotions}
-        last = max(promoted, default=None)
-        used_from = self.first_used.get(last) if last is not None else None
+        used_from = {each: int(used["event_time"]) for each, used in self.first_used.items() if each in promoted}
         seconds = (self._last_wall - self._first_wall) / 1000
         return {
             **self.ledger.balance(),
@@ -185,7 +184,7 @@ class Audit:
             "models": [self._model_line(version, promoted.get(version)) for version in sorted(self.manifests)],
             "alarms": self.alarms,
             "decisions": sorted(self.decisions.values(), key=lambda entry: (entry["at"], entry["seen_wall_ms"])),
-            "quality": self.scorecard.report(None if used_from is None else int(used_from["event_time"])),
+            "quality": self.scorecard.report(used_from),
             "latency_ms": self.latency(),
             "events_per_second": _rounded(self.ledger.predictions / seconds) if seconds > 0 else None,
             "promotion_seconds": self._promotion_seconds(promoted),

@@ -1,5 +1,7 @@
-"""How good the scores were that the stream acted on: matured outcomes, by week and around the last promotion. Pure."""
+"""How good the scores were that the stream acted on: matured outcomes, by week and around each promotion. Pure."""
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -45,20 +47,26 @@ class Scorecard:
         version = RULE if record.model_version is None else record.model_version
         self._rows.append((record.event_time, card, record.outputs[self._output], record.label, version))
 
-    def report(self, promoted_at: int | None) -> dict[str, Any]:
-        """`before` is the 7 days up to `promoted_at` (event time), `after` everything matured since; and each week."""
+    def report(self, used_from: Mapping[int, int]) -> dict[str, Any]:
+        """`by_week`, and `promotions`: for each promoted model, by the event time from which it scored (`used_from`, by
+        version), the 7 days `before` and what matured `after` until the next one; None where nothing matured."""
         columns = np.array(self._rows, dtype=np.float64).reshape(-1, 5)
         times = columns[:, 0]
         if times.size == 0:
-            return {"before": None, "after": None, "by_week": []}
+            return {"promotions": [], "by_week": []}
         first = int(times.min()) // DAY_MS * DAY_MS
         last = int(times.max()) + 1
         weeks = [self._range(columns, start, min(start + WEEK_MS, last)) for start in range(first, last, WEEK_MS)]
-        before = after = None
-        if promoted_at is not None:
-            before = self._range(columns, promoted_at - WEEK_MS, promoted_at)
-            after = self._range(columns, promoted_at, last)
-        return {"before": before, "after": after, "by_week": [week for week in weeks if week is not None]}
+        starts = sorted((start, version) for version, start in used_from.items())
+        promotions = [
+            {
+                "version": version,
+                "before": self._range(columns, start - WEEK_MS, start),
+                "after": self._range(columns, start, stop),
+            }
+            for (start, version), (stop, _) in pairwise([*starts, (last, None)])
+        ]
+        return {"promotions": promotions, "by_week": [week for week in weeks if week is not None]}
 
     def _range(self, columns: npt.NDArray[np.float64], start: int, stop: int) -> dict[str, Any] | None:
         rows = columns[(columns[:, 0] >= start) & (columns[:, 0] < stop)]
