@@ -89,6 +89,21 @@ class BrokerBehaviour:
         assert client.committed([(names["in"], 0), (names["in"], 1)]) == {(names["in"], 0): 2, (names["in"], 1): None}
         client.close()
 
+    def test_times_are_kept_beside_the_offsets(self, broker: BrokerUnderTest, names: dict[str, str]) -> None:
+        broker.append(event(names["in"], "a"), event(names["in"], "b"))
+        client = broker.client(names["group"])
+        join(client, names["in"])
+        take(client, 2)
+        both = [(names["in"], 0), (names["in"], 1)]
+        assert client.committed_times(both) == {}
+        for offset, times in ((1, {both[0]: 1_700_000_000_123}), (2, {both[0]: -5}), (2, {})):
+            client.begin()
+            client.send_offsets({both[0]: offset}, soon(), times)
+            client.commit(soon())
+            assert client.committed(both) == {both[0]: offset, both[1]: None}
+            assert client.committed_times(both) == times
+        client.close()
+
     def test_an_aborted_transaction_leaves_nothing_visible_and_no_offset(
         self, broker: BrokerUnderTest, names: dict[str, str]
     ) -> None:

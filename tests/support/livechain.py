@@ -26,7 +26,7 @@ def logs(records: Sequence[OutRecord], partitions: int) -> list[Record]:
 def released(inputs: Sequence[InputTopic], records: Sequence[Record]) -> list[Record]:
     """In the order in which the loop would hand them to a stage that waits for all its partitions."""
     merge = Merge(inputs, 0)
-    merge.own({(record.topic, record.partition): 0 for record in records}, 0.0)
+    merge.own({(record.topic, record.partition): 0 for record in records}, {}, 0.0)
     merge.feed(records, {}, 0.0)
     return merge.release_all().records
 

@@ -81,6 +81,8 @@ class Loop:
         self._pending = _Pending()
         self._replay: Replay | None = None
         self._starts: dict[Partition, int] = {}
+        self._times: dict[Partition, int] = {}
+        """The newest timestamp before each start."""
         self._reset_due = False
         self._lost_at = float("-inf")
         self._aborts = 0
@@ -171,6 +173,7 @@ class Loop:
         self._merge.disown(partitions)
         for partition in partitions:
             self._starts.pop(partition, None)
+            self._times.pop(partition, None)
         self._service.drop(sorted(numbers))
         # What is left of a replay must not pass for new input, so it begins anew. And state is per number: where
         # another topic of that number stays ours, it is needed again.
@@ -226,7 +229,8 @@ class Loop:
         bare = {entry.partition for entry in output.state} - {number for _, number in positions}
         if bare:  # where there is state, there is an offset: a takeover relies on it
             positions = positions | {at: offset for at, offset in self._starts.items() if at[1] in bare}
-        run_transaction(self._log, self._spec, output, positions, deadline, self.after_step)
+        times = self._merge.times(positions)
+        run_transaction(self._log, self._spec, output, positions, times, deadline, self.after_step)
         ended = clock.monotonic()
         self._service.committed()
         self._aborts = 0
@@ -235,6 +239,7 @@ class Loop:
         self._pace.finished(ended, ended - began)
         self._count(output, ended - began)
         self._starts.update(positions)
+        self._times.update(times)
         self._pending.clear()
 
     def _read_further(self) -> dict[Partition, int]:
@@ -290,16 +295,19 @@ class Loop:
         committed = self._takeover.take(partitions, lambda: not self._stop.is_set())
         starts = self._takeover.starts(committed)
         self._starts.update(starts)
-        reading = dict(starts)
+        self._times.update(self._log.committed_times(partitions))
+        reading, times = dict(starts), dict(self._times)
         if self._spec.replay is not None:
             known = {partition: offset for partition, offset in committed.items() if offset is not None}
             begins = {at: begin for at, begin in self._spec.replay.replay_from(known).items() if begin < known[at]}
             if begins:
                 self._replay = Replay({partition: known[partition] for partition in begins})
                 reading |= begins
+                # What the old input's order was decided by lies further back still.
+                times = {at: time for at, time in times.items() if at not in begins}
                 self._health.set_ready(False, "replaying input to rebuild state")
                 _log.info("replaying", records=sum(known[at] - begin for at, begin in begins.items()))
-        self._merge.own(reading, clock.monotonic())
+        self._merge.own(reading, times, clock.monotonic())
         if self._replay is None:
             self._health.set_ready(True)
         return reading
@@ -317,7 +325,7 @@ class Loop:
         if over:
             self._replay = None
             paused = self._merge.paused()
-            self._merge.own(self._starts, now)
+            self._merge.own(self._starts, self._times, now)
             self._log.seek(self._starts)
             self._log.resume(paused)
             self._health.set_ready(True)

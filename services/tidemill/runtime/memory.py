@@ -26,6 +26,7 @@ class _State(Enum):
 class _Transaction:
     state: _State = _State.OPEN
     offsets: dict[tuple[str, Partition], int] = field(default_factory=dict)
+    times: dict[tuple[str, Partition], int | None] = field(default_factory=dict)
     partitions: set[Partition] = field(default_factory=set)
 
 
@@ -46,6 +47,7 @@ class _Group:
     given_up: set[int] = field(default_factory=set)
     rebalancing: bool = False
     offsets: dict[Partition, int] = field(default_factory=dict)
+    times: dict[Partition, int | None] = field(default_factory=dict)
 
 
 class MemoryBroker:
@@ -134,6 +136,7 @@ class MemoryBroker:
         if commit:
             for (group, partition), offset in transaction.offsets.items():
                 self.group(group).offsets[partition] = offset
+                self.group(group).times[partition] = transaction.times[group, partition]
         self._end(transaction, _State.COMMITTED if commit else _State.ABORTED)
 
     def stable_offsets(self, name: str, partitions: Collection[Partition]) -> dict[Partition, int | None]:
@@ -222,6 +225,10 @@ class MemoryClient:
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
         return self._broker.stable_offsets(self._name, partitions)
 
+    def committed_times(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        found = {partition: self._group.times.get(partition) for partition in partitions}
+        return {partition: time for partition, time in found.items() if time is not None}
+
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
         return {partition: self._broker.watermarks(partition) for partition in partitions}
 
@@ -254,12 +261,17 @@ class MemoryClient:
         for record in records:
             self._broker.append(record, self._in_transaction)
 
-    def send_offsets(self, offsets: Mapping[Partition, int], deadline: Deadline) -> None:
+    def send_offsets(
+        self, offsets: Mapping[Partition, int], deadline: Deadline, times: Mapping[Partition, int] | None = None
+    ) -> None:
         self._check_epoch()
         group = self._group
         if group.members.get(self._instance) is not self or self._generation != group.generation:
             raise AbortedError("send offsets: ILLEGAL_GENERATION")
         self._in_transaction.offsets.update({(self._name, partition): at for partition, at in offsets.items()})
+        self._in_transaction.times.update(
+            {(self._name, partition): (times or {}).get(partition) for partition in offsets}
+        )
 
     def commit(self, deadline: Deadline) -> None:
         self._check_epoch()

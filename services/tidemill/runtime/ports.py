@@ -83,6 +83,10 @@ class LogClient(Protocol):
         """Committed offsets, once no transaction that holds one is pending (stable); None where there is none."""
         ...
 
+    def committed_times(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        """The `times` that were committed with these partitions' offsets; those without one are left out."""
+        ...
+
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]: ...
 
     def high_watermarks(self, partitions: Collection[Partition]) -> dict[Partition, int]:
@@ -102,8 +106,11 @@ class LogClient(Protocol):
 
     def produce(self, records: Iterable[OutRecord]) -> None: ...
 
-    def send_offsets(self, offsets: Mapping[Partition, int], deadline: Deadline) -> None:
-        """Put `offsets` (last processed + 1) into the transaction with the group metadata of this moment."""
+    def send_offsets(
+        self, offsets: Mapping[Partition, int], deadline: Deadline, times: Mapping[Partition, int] | None = None
+    ) -> None:
+        """Put `offsets` (last processed + 1) into the transaction with the group metadata of this moment, and beside
+        them `times`, the newest timestamp before each."""
         ...
 
     def commit(self, deadline: Deadline) -> None:

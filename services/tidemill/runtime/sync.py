@@ -50,9 +50,9 @@ class _Lane:
     """One partition: its records with their effective times, from `head` on, and what is known of its future."""
 
     __slots__ = ("at_end", "delay", "ended_at", "head", "idle_since", "newest", "next_offset", "partition", "paused",
-                 "rank", "records", "times")  # fmt: skip
+                 "rank", "records", "released", "times")  # fmt: skip
 
-    def __init__(self, partition: Partition, rank: int, delay: int, next_offset: int, now: float) -> None:
+    def __init__(self, partition: Partition, rank: int, delay: int, next_offset: int, newest: int, now: float) -> None:
         self.partition = partition
         self.rank = rank
         self.delay = delay
@@ -60,7 +60,8 @@ class _Lane:
         self.records: list[Record] = []
         self.times: list[int] = []
         self.head = 0
-        self.newest = NEVER
+        self.newest = newest
+        self.released = newest
         self.at_end = False
         self.ended_at = now
         self.idle_since = now
@@ -106,11 +107,15 @@ class Merge:
         self.more_to_release = False
         """Whether the last release was cut off by its limit."""
 
-    def own(self, positions: dict[Partition, int], now: float) -> None:
-        """Start, or start again, at these offsets; what is buffered of these partitions is forgotten."""
+    def own(self, positions: Mapping[Partition, int], times: Mapping[Partition, int], now: float) -> None:
+        """Start, or start again, at these offsets; what is buffered of these partitions is forgotten.
+
+        `times` is the newest timestamp before the offset, as far as it is known. A restart must know it: records of a
+        delayed topic wait until the others have passed them, and on these nothing new may come for long.
+        """
         for partition, offset in positions.items():
             rank, delay = self._inputs[partition[0]]
-            self._lanes[partition] = _Lane(partition, rank, delay, offset, now)
+            self._lanes[partition] = _Lane(partition, rank, delay, offset, times.get(partition, NEVER), now)
 
     def disown(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
@@ -152,6 +157,11 @@ class Merge:
     def read_upto(self) -> dict[Partition, int]:
         """The offset that reading has come to in each partition of which nothing waits."""
         return {lane.partition: lane.next_offset for lane in self._lanes.values() if not lane.waiting}
+
+    def times(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The newest timestamp that was released of each; those of which nothing ever was are left out."""
+        lanes = (self._lanes[partition] for partition in partitions if partition in self._lanes)
+        return {lane.partition: lane.released for lane in lanes if lane.released != NEVER}
 
     def overfull(self) -> list[Partition]:
         """Partitions to pause now; each is named once."""
@@ -273,6 +283,7 @@ class Merge:
                 continue
             beyond = beyond or (strict < forced and upto > _reach(lane, strict))
             times.append(lane.times[lane.head : upto])
+            lane.released = lane.times[upto - 1] - lane.delay
             batch = lane.take(upto)
             batches.append(batch)
             positions[lane.partition] = batch[-1].offset + 1 if lane.waiting else lane.next_offset

@@ -65,6 +65,7 @@ def run_transaction(
     spec: ServiceSpec,
     output: Output,
     positions: Mapping[Partition, int],
+    times: Mapping[Partition, int],
     deadline: Deadline,
     after: AfterStep,
 ) -> None:
@@ -76,7 +77,7 @@ def run_transaction(
     if strangers := foreign(positions, log.owned()):
         raise AbortedError(f"records of partitions that are not owned any more: {strangers}")
     if positions:
-        log.send_offsets(positions, deadline)
+        log.send_offsets(positions, deadline, times)
     after(Step.OFFSETS_SENT)
     log.commit(deadline)
     after(Step.COMMITTED)

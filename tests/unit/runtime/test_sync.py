@@ -31,7 +31,7 @@ def ended(*partitions: Partition) -> dict[Partition, int]:
 
 def merge(*partitions: Partition, delay: int = 0, max_idle_ms: int = 200) -> Merge:
     made = Merge((InputTopic("a"), InputTopic("b"), InputTopic("later", delay)), max_idle_ms)
-    made.own(dict.fromkeys(partitions, 0), now=0.0)
+    made.own(dict.fromkeys(partitions, 0), {}, now=0.0)
     return made
 
 
@@ -101,7 +101,7 @@ def test_a_poll_cut_off_by_its_limit_is_no_evidence_either() -> None:
 
 def test_what_is_not_owned_or_was_fetched_before_a_rewind_is_ignored() -> None:
     m = merge(A)
-    m.own({A: 3}, now=0.0)
+    m.own({A: 3}, {}, now=0.0)
     m.feed([*records(A, 1, 2, 3, 4), *records(B, 9)], ended(A, B), now=0.0)
     released = m.release(0.0)
     assert [each.offset for each in released.records] == [3]
@@ -162,7 +162,7 @@ def test_a_merge_without_an_undelayed_input_is_refused() -> None:
 
 def test_a_partition_is_paused_beyond_the_high_water_mark_and_resumed_below_half_of_it() -> None:
     m = Merge((InputTopic("a"),), max_idle_ms=200, high_water=4)
-    m.own({A: 0, B: 0}, now=0.0)
+    m.own({A: 0, B: 0}, {}, now=0.0)
     m.feed(records(A, 1, 2, 3, 4), {}, now=0.0)
     assert (m.overfull(), m.overfull()) == ([A], [])
     assert m.drained() == []
@@ -180,25 +180,35 @@ def test_lag_counts_what_is_buffered_and_what_is_not_fetched_yet() -> None:
 
 @dataclass(frozen=True)
 class Feed:
-    """One poll: how many further records of each partition, and whether their ends are reported."""
+    """One poll: how many further records of each partition, and whether their ends are reported. Before it, perhaps,
+    the process starts again from what was released."""
 
     takes: tuple[int, ...]
     at_end: bool
+    restart: bool = False
 
 
 logs = st.lists(st.lists(st.integers(0, 40), max_size=25), min_size=1, max_size=4)
-feeds = st.lists(st.builds(Feed, st.tuples(*[st.integers(0, 4)] * 4), st.booleans()), max_size=30)
+takes = st.tuples(*[st.integers(0, 4)] * 4)
+feeds = st.lists(st.builds(Feed, takes, st.booleans()), max_size=30)
+restarts = st.lists(st.builds(Feed, takes, st.booleans(), st.booleans()), max_size=30)
 
 
 def play(contents: list[list[int]], polls: list[Feed], *, report_ends: bool) -> list[Record]:
     """Feed the logs as `polls` say, then to the end, and collect what is released."""
     partitions: list[Partition] = [("ab"[index % 2], index // 2) for index in range(len(contents))]
     m = Merge((InputTopic("a"), InputTopic("b")), 200)
-    m.own(dict.fromkeys(partitions, 0), now=0.0)
+    m.own(dict.fromkeys(partitions, 0), {}, now=0.0)
     logs = {at: records(at, *stamps) for at, stamps in zip(partitions, contents, strict=True)}
     sent = dict.fromkeys(partitions, 0)
     out: list[Record] = []
+    going_on = dict.fromkeys(partitions, 0)
     for poll in [*polls, Feed((100,) * 4, True)]:
+        if poll.restart:
+            newest = m.times(partitions)
+            m = Merge((InputTopic("a"), InputTopic("b")), 200)
+            m.own(going_on, newest, now=0.0)
+            sent = dict(going_on)
         batch: list[Record] = []
         for at, count in zip(partitions, poll.takes, strict=False):
             batch += logs[at][sent[at] : sent[at] + count]
@@ -211,6 +221,7 @@ def play(contents: list[list[int]], polls: list[Feed], *, report_ends: bool) -> 
         assert all(released.positions[each.topic, each.partition] > each.offset for each in released.records)
         assert Counter(each.topic for each in released.records) == released.counts
         out += released.records
+        going_on.update(released.positions)
     assert m.buffered == 0
     return out
 
@@ -248,11 +259,28 @@ def test_without_a_forced_release_the_order_is_total_and_independent_of_the_batc
     assert out == play(contents, [], report_ends=False)
 
 
+@given(logs, restarts)
+def test_a_restart_at_any_point_changes_nothing_in_the_order(contents: list[list[int]], polls: list[Feed]) -> None:
+    assert play(contents, polls, report_ends=False) == play(contents, [], report_ends=False)
+
+
+def test_a_restart_behind_the_last_undelayed_record_knows_how_far_time_had_come() -> None:
+    m = merge(A, LATER, delay=100)
+    m.feed([*records(A, 300), *records(LATER, 150, 500)], ended(A, LATER), now=0.0)
+    assert times(m.release(0.0)) == [("later", 0, 150), ("a", 0, 300)]
+    known = m.times([A, LATER])
+    assert known == {A: 300, LATER: 150}
+    again = Merge((InputTopic("a"), InputTopic("b"), InputTopic("later", 100)), 200)
+    again.own({A: 1, LATER: 1}, known, now=0.0)
+    again.feed(records(LATER, 190, 500, first=1), ended(A, LATER), now=0.0)
+    assert times(again.release(0.0)) == [("later", 0, 190)], "no undelayed record has come since, and none may for days"
+
+
 @given(logs, st.integers(1, 10))
 def test_a_limit_changes_neither_content_nor_order(contents: list[list[int]], limit: int) -> None:
     partitions: list[Partition] = [("a", index) for index in range(len(contents))]
     m = Merge((InputTopic("a"),), 200)
-    m.own(dict.fromkeys(partitions, 0), now=0.0)
+    m.own(dict.fromkeys(partitions, 0), {}, now=0.0)
     for at, stamps in zip(partitions, contents, strict=True):
         m.feed(records(at, *stamps), ended(*partitions), 0.0)
     m.feed([], ended(*partitions), 0.0)

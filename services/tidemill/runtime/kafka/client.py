@@ -10,7 +10,7 @@ from tidemill import clock
 from tidemill.errors import Fenced, StateCorrupt
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
-from tidemill.runtime.kafka.offsets import stable_offsets
+from tidemill.runtime.kafka.offsets import stable_offsets, times_of
 from tidemill.runtime.kafka.producer import TransactionalProducer
 from tidemill.runtime.kafka.reader import partition_numbers
 from tidemill.runtime.kafka.records import drain, harmless, serve_callbacks, sort_out
@@ -130,6 +130,9 @@ class KafkaClient:
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
         return stable_offsets(self._member, self._identity.group, partitions)
 
+    def committed_times(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        return times_of(self._member, partitions)
+
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
         """The true high watermark, not the last stable offset that a read_committed consumer is told."""
         if self._probe is None:
@@ -160,8 +163,10 @@ class KafkaClient:
     def produce(self, records: Iterable[OutRecord]) -> None:
         self._producer.produce(records)
 
-    def send_offsets(self, offsets: Mapping[Partition, int], deadline: Deadline) -> None:
-        self._producer.send_offsets(offsets, self._member.consumer_group_metadata(), deadline)
+    def send_offsets(
+        self, offsets: Mapping[Partition, int], deadline: Deadline, times: Mapping[Partition, int] | None = None
+    ) -> None:
+        self._producer.send_offsets(offsets, self._member.consumer_group_metadata(), deadline, times)
 
     def commit(self, deadline: Deadline) -> None:
         self._producer.commit(deadline)

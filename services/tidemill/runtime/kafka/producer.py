@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tidemill.errors import Fenced, TidemillError
 from tidemill.runtime.deadline import Deadline, Watchdog
+from tidemill.runtime.kafka.offsets import with_time
 from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, TRANSACTION_TIMEOUT_S, Settings, error_of, refused
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.ports import AbortedError, Partition, ProducerLostError
@@ -101,9 +102,15 @@ class TransactionalProducer:
                         raise refused(f"producing {len(value or b'')} bytes to {topic}", error_of(exception)) from None
                     self._fail(exception, f"produce to {topic}")
 
-    def send_offsets(self, offsets: Mapping[Partition, int], group_metadata: Any, deadline: Deadline) -> None:
+    def send_offsets(
+        self,
+        offsets: Mapping[Partition, int],
+        group_metadata: Any,
+        deadline: Deadline,
+        times: Mapping[Partition, int] | None = None,
+    ) -> None:
         """Step 5."""
-        positions = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+        positions = [with_time(at, offset, (times or {}).get(at)) for at, offset in offsets.items()]
         while True:
             try:
                 timeout = deadline.at_most(CALL_TIMEOUT_S)
