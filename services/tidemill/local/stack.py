@@ -15,7 +15,7 @@ from tidemill.errors import ConfigurationError, EnvironmentUnusable
 from tidemill.local import processes
 from tidemill.local.kafka import LocalKafka
 from tidemill.local.scrape import Sample, look
-from tidemill.local.supervisor import Endpoint, Exit, ServiceCommand, Supervisor
+from tidemill.local.supervisor import Endpoint, Exit, RestartPolicy, ServiceCommand, Supervisor
 from tidemill.runtime.kafka import Admin, TopicReader
 from tidemill.runtime.pipelinefile import load_pipeline
 from tidemill.runtime.topics import apply, plan
@@ -34,6 +34,11 @@ class StackSettings:
     require_empty: bool = True
     """Refuse topics that hold records already: a run that audits itself must own what it counts."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    launcher: tuple[str, ...] = ()
+    """A module that runs the service's module, named after it, in its own process: for tests of the services."""
+    without: frozenset[str] = frozenset()
+    """Services that are not started."""
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 def service_commands(pipeline: Pipeline) -> list[tuple[str, str, dict[str, str]]]:
@@ -54,7 +59,7 @@ class Stack:
     def __init__(self, settings: StackSettings, report: Callable[[str], None]) -> None:
         self.settings = settings
         self.pipeline = load_pipeline(settings.pipeline)
-        self.supervisor = Supervisor(settings.data_dir / "logs")
+        self.supervisor = Supervisor(settings.data_dir / "logs", settings.restarts)
         self._report = report
         self._kafka: LocalKafka | None = None
         self._services: list[str] = []
@@ -72,6 +77,11 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    @property
+    def broker(self) -> LocalKafka | None:
+        """The broker, if this stack started it."""
+        return self._kafka
 
     @property
     def broker_pid(self) -> int | None:
@@ -132,28 +142,44 @@ class Stack:
             )
 
     def _start_services(self) -> None:
-        keys_dir = self.settings.data_dir / "keys"
-        generate_key_files(keys_dir)
-        private, public = keys_dir / PRIVATE_KEY_FILE, keys_dir / PUBLIC_KEY_FILE
-        common = {
-            "TIDEMILL_BOOTSTRAP_SERVERS": self.bootstrap_servers,
-            "TIDEMILL_PIPELINE": self.settings.pipeline,
-            "TIDEMILL_LOG_FORMAT": "json",
-            **self.settings.environment,
-        }
+        generate_key_files(self.keys_dir)
+        commands = [
+            self.command(name, name)
+            for name, _, _ in service_commands(self.pipeline)
+            if name not in self.settings.without
+        ]
+        self._services = [command.name for command in commands]
+        self.supervisor.start(commands)
+        self._report(f"Started {len(commands)} services; their logs are in {self.settings.data_dir / 'logs'}")
+
+    def command(self, service: str, name: str, instance: int = 0) -> ServiceCommand:
+        """How to run one instance of `service`, as the process `name`."""
+        module, extra = next(
+            (module, extra) for each, module, extra in service_commands(self.pipeline) if each == service
+        )
+        settings = self.settings
+        private, public = self.keys_dir / PRIVATE_KEY_FILE, self.keys_dir / PUBLIC_KEY_FILE
         keys = {
             "inference": {"TIDEMILL_PUBLIC_KEY_FILE": str(public)},
             "drift": {"TIDEMILL_PUBLIC_KEY_FILE": str(public)},
             "retrain": {"TIDEMILL_SIGNING_KEY_FILE": str(private)},
         }
-        commands = []
-        for name, module, extra in service_commands(self.pipeline):
-            data_dir = {"TIDEMILL_DATA_DIR": str(self.settings.data_dir / "services" / name)}
-            environment = {**common, **data_dir, **extra, **keys.get(name, {})}
-            commands.append(ServiceCommand(name, (sys.executable, "-m", module), environment))
-            self._services.append(name)
-        self.supervisor.start(commands)
-        self._report(f"Started {len(commands)} services; their logs are in {self.settings.data_dir / 'logs'}")
+        environment = {
+            "TIDEMILL_BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            "TIDEMILL_PIPELINE": settings.pipeline,
+            "TIDEMILL_LOG_FORMAT": "json",
+            "TIDEMILL_INSTANCE": str(instance),
+            "TIDEMILL_DATA_DIR": str(settings.data_dir / "services" / name),
+            **settings.environment,
+            **extra,
+            **keys.get(service, {}),
+        }
+        return ServiceCommand(name, (sys.executable, "-m", *settings.launcher, module), environment)
+
+    @property
+    def keys_dir(self) -> Path:
+        """Where the key pair of this run is."""
+        return self.settings.data_dir / "keys"
 
     def watch(self) -> list[Exit]:
         """Services that ended since the last call; failed ones are restarted a few times by the supervisor."""

@@ -14,6 +14,7 @@ from tidemill.errors import ConfigurationError
 from tidemill.local import exitreason, machine, processes
 
 ENDPOINT_VARIABLE = "TIDEMILL_ENDPOINT_FILE"
+_MOST_DOUBLINGS = 32  # any bound is long reached, and a float still holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class RestartPolicy:
         """Seconds to wait before the next start after exit `status`, or None to leave it stopped."""
         if status in (0, ConfigurationError.exit_code) or restarts >= self.max_restarts:
             return None
-        return min(self.backoff_s * 2.0**restarts, self.max_backoff_s)
+        return min(self.backoff_s * 2.0 ** min(restarts, _MOST_DOUBLINGS), self.max_backoff_s)
 
 
 NEVER = RestartPolicy(max_restarts=0)
@@ -76,6 +77,11 @@ class _Child:
     restarts: int = 0
     start_at: float | None = None
 
+    @property
+    def lives(self) -> bool:
+        """Runs, or will again."""
+        return self.process is not None or self.start_at is not None
+
 
 class Supervisor:
     """Runs services. Not thread-safe: use it from one thread that outlives them (see `processes.spawn`).
@@ -94,9 +100,9 @@ class Supervisor:
         return tuple(self._children)
 
     def start(self, commands: Iterable[ServiceCommand]) -> None:
-        """Start each, in order. May be called again with more."""
+        """Start each, in order. May be called again, with more or with what was stopped or has ended for good."""
         for command in commands:
-            if command.name in self._children:
+            if (known := self._children.get(command.name)) is not None and known.lives:
                 raise ValueError(f"{command.name} was started before")
             paths = self._dir / f"{command.name}.log", self._dir / f"{command.name}.endpoint.json"
             child = self._children[command.name] = _Child(command, *paths)

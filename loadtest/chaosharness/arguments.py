@@ -1,0 +1,95 @@
+"""The command line. Wrong arguments end it with one sentence and exit code 2, before anything is started."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaosharness.mutants import MUTANTS
+from chaosharness.schedule import FAULTS, KILLABLE
+
+PROTOCOLS = ("classic", "consumer")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run. The defaults take about five minutes."""
+
+    events: int
+    kills: int
+    seed: int
+    protocol: str
+    faults: tuple[str, ...]
+    each: int
+    stage: str | None
+    bad_share: float
+    rate: float | None
+    mutant: str
+    keep: Path | None
+    as_json: bool
+
+
+def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
+    """Exits with code 2 on anything that cannot be meant."""
+    parser = argparse.ArgumentParser(
+        prog="chaos.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=_whole(2_000, 50_000_000), default=60_000, help="valid payments to stream")
+    parser.add_argument("--kills", type=_whole(0, 100_000), default=40, help="SIGKILLs of services")
+    parser.add_argument("--seed", type=_whole(0, 1_000), default=1, help="one seed is one schedule of faults")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="classic", help="consumer group protocol")
+    parser.add_argument("--faults", default="kill,usurp,zombie,storm", help=f"of {','.join(FAULTS)}")
+    parser.add_argument("--each", type=_whole(1, 1_000), default=2, help="faults of each kind but kills")
+    parser.add_argument("--stage", choices=KILLABLE, help="only this service is attacked; default: all")
+    parser.add_argument("--bad-share", type=_share, default=0.02, help="bad records per valid payment, added")
+    parser.add_argument("--rate", type=float, help="payments a second; default: so that the schedule fits")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="break the runtime: must end with exit 1")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and data there")
+    parser.add_argument("--json", action="store_true", help="write the report as JSON to standard output")
+    given = parser.parse_args(arguments)
+    faults = tuple(dict.fromkeys(name.strip() for name in given.faults.split(",") if name.strip()))
+    unknown = [name for name in faults if name not in FAULTS]
+    if unknown:
+        parser.error(f"--faults: unknown {', '.join(unknown)}; known are {', '.join(FAULTS)}")
+    if given.keep is not None and given.keep.exists() and any(given.keep.iterdir()):
+        parser.error(f"--keep: {given.keep} is not empty; name another folder")
+    return Options(
+        events=given.events,
+        kills=given.kills if "kill" in faults else 0,
+        seed=given.seed,
+        protocol=given.protocol,
+        faults=faults,
+        each=given.each,
+        stage=given.stage,
+        bad_share=given.bad_share,
+        rate=given.rate,
+        mutant=given.mutant,
+        keep=given.keep,
+        as_json=given.json,
+    )
+
+
+class _whole:  # noqa: N801 - reads as a function where it is used
+    """A whole number within bounds, for argparse."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least, self._most = least, most
+
+    def __call__(self, text: str) -> int:
+        try:
+            number = int(text.replace("_", ""))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not self._least <= number <= self._most:
+            raise argparse.ArgumentTypeError(f"{number} is not between {self._least} and {self._most}")
+        return number
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= share <= 0.5:
+        raise argparse.ArgumentTypeError(f"{share} is not between 0 and 0.5")
+    return share

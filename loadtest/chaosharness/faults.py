@@ -1,0 +1,139 @@
+"""How each fault is done, and how it is seen that it took place. Each call returns once it is over."""
+
+import os
+import signal
+from collections.abc import Callable
+
+from confluent_kafka import KafkaException, Producer
+
+from chaosharness import failpoints
+from chaosharness.fleet import Fleet
+from chaosharness.journal import Entry
+from chaosharness.modelfeed import ModelFeed
+from chaosharness.schedule import RANDOM, Fault
+from tidemill.local.kafka import LocalKafka
+
+_MEET_WITHIN_S = 12.0
+"""A service that is starting needs a few seconds before it comes by any failpoint."""
+_NOTICED_WITHIN_S = 20.0
+"""A fenced producer learns it with its next transaction."""
+_TAKEN_OVER_WITHIN_S = 60.0
+_PAST_TRANSACTION_TIMEOUT_S = 16.0
+_STORM_ROUNDS = 4
+_STORM_PAUSE_S = 3.0
+
+
+class Faults:
+    """Does what a schedule says. `missed` are faults that could not take place, such as a failpoint nobody came by."""
+
+    def __init__(self, fleet: Fleet, models: ModelFeed, broker: LocalKafka) -> None:
+        self._fleet = fleet
+        self._models = models
+        self._broker = broker
+        self.missed: list[Fault] = []
+        self.due_epoch = 0
+        """The newest model that had time to be taken over everywhere."""
+        self._do: dict[str, Callable[[Fault], bool]] = {
+            "kill": self._kill,
+            "usurp": self._usurp,
+            "zombie": self._zombie,
+            "storm": self._storm,
+            "swap": self._swap,
+            "broker-kill": self._broker_kill,
+            "broker-stop": self._broker_stop,
+        }
+
+    def do(self, fault: Fault) -> None:
+        self._fleet.journal.write("fault", f"{fault.kind} {fault.service} {fault.detail}".strip())
+        if not self._do[fault.kind](fault):
+            self.missed.append(fault)
+
+    def _kill(self, fault: Fault) -> bool:
+        fleet, service = self._fleet, fault.service
+        if fault.detail == RANDOM:
+            return fleet.wait_for(lambda _: fleet.kill(service), _MEET_WITHIN_S)
+        fleet.arm(service, fault.detail)
+        helper = None
+        if fault.detail == failpoints.MID_RESTORE:
+            fleet.kill(service)
+        elif fault.detail == failpoints.ON_REVOKE:
+            helper = fleet.add(service, 1)
+        elif fault.detail == failpoints.MODEL_SWAP:
+            self._models.publish()
+        elif fault.detail == failpoints.REWOUND:
+            self._fence(service)
+        met = fleet.wait_for(lambda _: not fleet.is_armed(service), _MEET_WITHIN_S)
+        fleet.disarm(service)
+        if helper is not None:
+            fleet.remove(helper)
+        return met
+
+    def _usurp(self, fault: Fault) -> bool:
+        """Take the service's transactional id, as a second process of the same instance would."""
+        if not self._fence(fault.service):
+            return False
+        return self._fleet.wait_for(lambda entries: _has(entries, "recycle", fault.service), _NOTICED_WITHIN_S)
+
+    def _fence(self, service: str) -> bool:
+        identity = f"{self._fleet.stack.pipeline.name}-{service}-0"
+        settings = {"bootstrap.servers": self._fleet.stack.bootstrap_servers, "transactional.id": identity}
+        producer = Producer(settings)
+        try:
+            producer.init_transactions(20)
+        except KafkaException:
+            return False
+        return True
+
+    def _zombie(self, fault: Fault) -> bool:
+        """Stop it in the middle of a transaction, let another take over, and wake it when it has long been given up."""
+        fleet, service = self._fleet, fault.service
+        fleet.arm(service, f"{fault.detail} {failpoints.STOP}")
+        if not fleet.wait_for(lambda entries: _has(entries, "stop", service), _MEET_WITHIN_S):
+            fleet.disarm(service)
+            return False
+        successor = fleet.add(service, 1)
+        taken = fleet.wait_for(lambda entries: _has(entries, "first_commit", successor), _TAKEN_OVER_WITHIN_S)
+        fleet.wait(_PAST_TRANSACTION_TIMEOUT_S if taken else 0.0)
+        fleet.journal.write("woken", service=service)
+        fleet.signal(service, signal.SIGCONT)
+        fleet.wait(3.0)
+        fleet.remove(successor)
+        return taken
+
+    def _storm(self, fault: Fault) -> bool:
+        """One instance becomes three and one again, some leaving in order and some not, also while they restore."""
+        fleet, service = self._fleet, fault.service
+        for number in range(_STORM_ROUNDS):
+            names = [fleet.add(service, instance) for instance in (1, 2)]
+            fleet.wait(_STORM_PAUSE_S)
+            for position, name in enumerate(names):
+                fleet.remove(name, violently=(number + position) % 2 == 1)
+            fleet.journal.write("storm", service=service)
+        return True
+
+    def _swap(self, fault: Fault) -> bool:
+        self._models.publish()
+        return True
+
+    def _broker_kill(self, fault: Fault) -> bool:
+        self._fleet.journal.write("broker-kill")
+        self._broker.kill()
+        self._broker.start()
+        return True
+
+    def _broker_stop(self, fault: Fault) -> bool:
+        """Stand still, with every connection open and nothing answering."""
+        pid = self._broker.pid
+        if pid is None:
+            return False
+        self._fleet.journal.write("broker-stop", fault.detail)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self._fleet.wait(float(fault.detail))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return True
+
+
+def _has(entries: list[Entry], kind: str, service: str) -> bool:
+    return any(entry.kind == kind and entry.service == service for entry in entries)

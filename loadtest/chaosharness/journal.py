@@ -1,0 +1,105 @@
+"""What happened inside the victims: a file to which every process appends a line, and what the lines add up to."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ENVIRONMENT = "TIDEMILL_CHAOS_FOLDER"
+"""Names the folder to a victim. Only `chaosharness.victim` reads it: the services know nothing of it."""
+
+
+class Entry(NamedTuple):
+    """`at` is monotonic seconds, the same clock in all processes of the machine."""
+
+    at: float
+    kind: str
+    service: str
+    pid: int
+    detail: str
+
+
+class Journal:
+    """Appends whole lines, so that several processes share the file and a kill loses none that was written."""
+
+    def __init__(self, folder: Path, service: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._service = service
+
+    def write(self, kind: str, detail: str = "", *, service: str | None = None, pid: int | None = None) -> None:
+        entry = Entry(time.monotonic(), kind, service or self._service, pid or os.getpid(), detail)
+        os.write(self._file, json.dumps(entry).encode() + b"\n")
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class JournalReader:
+    """Reads what was appended since the last look."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "journal.jsonl"
+        self._read = 0
+        self.entries: list[Entry] = []
+
+    def poll(self) -> list[Entry]:
+        """New entries, which are also kept. A line that is being written counts next time."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        new = [Entry(*json.loads(line)) for line in whole.splitlines()]
+        self.entries += new
+        return new
+
+
+def totals(entries: Sequence[Entry]) -> dict[str, int]:
+    """How often each kind was written."""
+    return dict(sorted(Counter(entry.kind for entry in entries).items()))
+
+
+def kills_by_failpoint(entries: Sequence[Entry]) -> dict[str, int]:
+    return dict(sorted(Counter(entry.detail for entry in entries if entry.kind == "kill").items()))
+
+
+def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, Any]:
+    """Seconds from each kill to the next commit of that service by any process, and from that process' start.
+
+    A kill that was followed by another one of the same service before any commit counts from the first of them on only
+    if nothing was killed in between: otherwise the time says how densely the schedule kills.
+    """
+    since_kill: list[float] = []
+    since_start: list[float] = []
+    killed: dict[str, float | None] = {}
+    started: dict[tuple[str, int], float] = {}
+    for entry in sorted(entries):
+        if entry.kind == "kill":
+            killed[entry.service] = None if killed.get(entry.service, 0) != 0 else entry.at
+        elif entry.kind == "joining":
+            started[entry.service, entry.pid] = entry.at
+        elif entry.kind == "first_commit":
+            begin = killed.pop(entry.service, None)
+            if begin is not None and entry.at - begin <= most_s:
+                since_kill.append(entry.at - begin)
+                if (entry.service, entry.pid) in started:
+                    since_start.append(entry.at - started[entry.service, entry.pid])
+    return {"kill_to_commit_s": _spread(since_kill), "join_to_commit_s": _spread(since_start)}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    ordered = sorted(values)
+    if not ordered:
+        return {"count": 0, "p50": None, "p99": None, "max": None}
+    return {
+        "count": len(ordered),
+        "p50": round(ordered[len(ordered) // 2], 3),
+        "p99": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 3),
+        "max": round(ordered[-1], 3),
+    }

@@ -1,0 +1,219 @@
+"""One run: the pipeline under its schedule of faults, then the audit."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from chaosharness import failpoints
+from chaosharness.arguments import Options
+from chaosharness.faults import Faults
+from chaosharness.fleet import Fleet
+from chaosharness.journal import kills_by_failpoint, recoveries, totals
+from chaosharness.modelfeed import ModelFeed
+from chaosharness.schedule import KILLABLE, Counts, Fault, plan
+from tidemill import clock
+from tidemill.errors import TidemillError
+from tidemill.local.lineprocess import LineProcess
+from tidemill.local.supervisor import NEVER, ServiceCommand, Supervisor
+from tidemill.scenarios import catalog
+
+PIPELINE = "fraud"
+DAYS = 45
+"""Longer than the longest window and the maturity of labels: rings wrap, keys expire, outcomes ripen."""
+_EVENTS_A_DAY = 1.92
+"""Payments of one simulated customer."""
+_SECONDS: Mapping[str, float] = {
+    "kill": 4.0, "usurp": 2.0, "zombie": 45.0, "storm": 32.0, "broker-kill": 20.0, "broker-stop": 25.0, "swap": 0.5
+}  # fmt: skip
+"""About what each takes on two cores: the stream must flow as long as the schedule lasts."""
+_MOST_A_SECOND = 2_500.0
+_SWAPS = 5
+_IN_GOOD_TIME = 0.8
+"""A model that was published before this share of the stream must have scored in every partition."""
+_SETTLE_S = 120.0
+_QUIET_S = 40.0
+_LOOK_S = 1.0
+
+Say = Callable[[str], None]
+
+
+def counts_of(options: Options) -> Counts:
+    each = {name: options.each if name in options.faults else 0 for name in _SECONDS}
+    return Counts(
+        kills=options.kills,
+        usurpations=each["usurp"],
+        broker_kills=each["broker-kill"],
+        broker_stops=each["broker-stop"],
+        zombies=each["zombie"],
+        storms=each["storm"],
+        swaps=_SWAPS,
+    )
+
+
+def rate_of(options: Options, faults: list[Fault]) -> float:
+    """Payments a second at which the stream lasts as long as its faults."""
+    if options.rate is not None:
+        return options.rate
+    return min(_MOST_A_SECOND, options.events / max(20.0, sum(_SECONDS[fault.kind] for fault in faults)))
+
+
+class Run:
+    """Everything of one run. Raises TidemillError where the harness itself cannot go on."""
+
+    def __init__(self, options: Options, folder: Path, say: Say) -> None:
+        self._options = options
+        self._folder = folder
+        self._say = say
+        services = KILLABLE if options.stage is None else (options.stage,)
+        self._schedule = plan(options.seed, counts_of(options), services)
+        self._rate = rate_of(options, self._schedule)
+        environment = {"TIDEMILL_GROUP_PROTOCOL": options.protocol}
+        self._fleet = Fleet(PIPELINE, folder, environment, options.mutant, say)
+        self._producer = Supervisor(folder / "logs", NEVER)
+        self._looked = 0.0
+        self._progress: dict[str, Any] = {}
+
+    def result(self) -> dict[str, Any]:
+        """Blocks for as long as the stream lasts and its audit takes; progress goes to `say`."""
+        with self._fleet as fleet:
+            fleet.stack.wait_ready()
+            options = ["--bootstrap-servers", fleet.stack.bootstrap_servers, "--pipeline", PIPELINE]
+            log_file = self._folder / "logs" / "auditor.log"
+            auditor = LineProcess("chaosharness.auditor", options, log_file, {**os.environ, **fleet.python_path})
+            try:
+                return self._attacked(fleet, auditor)
+            finally:
+                self._producer.stop()
+                auditor.close()
+
+    def _attacked(self, fleet: Fleet, auditor: LineProcess) -> dict[str, Any]:
+        models = ModelFeed(fleet.stack.bootstrap_servers, fleet.stack.pipeline, fleet.stack.keys_dir)
+        broker = fleet.stack.broker
+        assert broker is not None
+        faults = Faults(fleet, models, broker)
+        started = clock.monotonic()
+        self._start_producer(fleet)
+        self._say(f"{len(self._schedule)} faults over {self._options.events:,} payments, {self._rate:,.0f} a second")
+        for number, fault in enumerate(self._schedule, 1):
+            if not self._until(fleet, auditor, fault.share):
+                break
+            self._say(f"fault {number} of {len(self._schedule)}: {fault.kind} {fault.service} {fault.detail}".rstrip())
+            faults.do(fault)
+            if self._progress["predictions"] < _IN_GOOD_TIME * self._options.events:
+                faults.due_epoch = models.version
+        sent = self._sent(fleet, auditor)
+        settled = fleet.wait_for(lambda _: fleet.all_ready(), _SETTLE_S)
+        streamed = clock.monotonic() - started
+        self._say("the stream has ended; waiting for its last outputs")
+        self._await_quiet(fleet, auditor, sent["payments"])
+        self._say("closing the books: every feature is computed anew")
+        closing = {
+            "do": "close",
+            "wanted": sent["payments"],
+            "quiet_s": _QUIET_S,
+            "sent": sent,
+            "due_epoch": faults.due_epoch,
+        }
+        audit = _ask(auditor, closing)
+        fleet.tick()
+        return self._report(fleet, faults, sent, audit, settled, streamed)
+
+    def _start_producer(self, fleet: Fleet) -> None:
+        options = self._options
+        customers = max(50, ceil(options.events / (_EVENTS_A_DAY * DAYS)))
+        scenario = catalog.get(PIPELINE)
+        command = scenario.producer_command(
+            {
+                "bootstrap_servers": fleet.stack.bootstrap_servers,
+                "pipeline": PIPELINE,
+                "seed": options.seed,
+                "days": DAYS,
+                "rate": self._rate,
+                "customers": customers,
+                "terminals": 2 * customers,
+                "bad_share": options.bad_share,
+                "summary_file": str(self._folder / "sent.json"),
+            }
+        )
+        self._producer.start([ServiceCommand("producer", command)])
+
+    def _until(self, fleet: Fleet, auditor: LineProcess, share: float) -> bool:
+        """Wait until so much of the stream is predicted; False once the producer is through and nothing moves."""
+        last, since = -1, clock.monotonic()
+        while True:
+            done = self._look(fleet, auditor)["predictions"]
+            if done >= share * self._options.events:
+                return True
+            if done != last:
+                last, since = done, clock.monotonic()
+            elif clock.monotonic() - since > _SETTLE_S:
+                return False
+            fleet.wait(0.2)
+
+    def _look(self, fleet: Fleet, auditor: LineProcess) -> dict[str, Any]:
+        """The audit's counts, asked for once a second."""
+        if clock.monotonic() - self._looked >= _LOOK_S:
+            self._looked = clock.monotonic()
+            self._progress = _ask(auditor, {"do": "progress"})
+            if self._progress["repeated"] or self._progress["backwards"]:
+                self._say(f"seen already: {self._progress}")
+        return self._progress
+
+    def _sent(self, fleet: Fleet, auditor: LineProcess) -> dict[str, Any]:
+        """What the producer says that it has sent, once it has sent everything."""
+        while True:
+            for ended in self._producer.poll():
+                if ended.status != 0:
+                    raise TidemillError(f"The producer stopped: {ended.reason}", hint=f"Log: {ended.log_file}.")
+                sent: dict[str, Any] = json.loads((self._folder / "sent.json").read_text("utf-8"))
+                return sent
+            self._look(fleet, auditor)
+            fleet.wait(0.2)
+
+    def _await_quiet(self, fleet: Fleet, auditor: LineProcess, payments: int) -> None:
+        """Until every payment is predicted or nothing moves any more."""
+        last, since = self._look(fleet, auditor), clock.monotonic()
+        while clock.monotonic() - since < _QUIET_S and self._progress["predictions"] < payments:
+            fleet.wait(0.5)
+            if self._look(fleet, auditor) != last:
+                last, since = self._progress, clock.monotonic()
+
+    def _report(
+        self,
+        fleet: Fleet,
+        faults: Faults,
+        sent: dict[str, Any],
+        audit: dict[str, Any],
+        settled: bool,
+        streamed: float,
+    ) -> dict[str, Any]:
+        entries = fleet.reader.entries
+        return {
+            "options": {"seed": self._options.seed, "protocol": self._options.protocol, "mutant": self._options.mutant},
+            "events": sent["payments"],
+            "sent": sent,
+            "predictions": audit["predictions"],
+            "complete": audit["complete"],
+            "settled": settled,
+            "stream_seconds": round(streamed, 1),
+            "events_per_second": round(sent["payments"] / streamed, 1),
+            "happened": totals(entries),
+            "kills_by_failpoint": kills_by_failpoint(entries),
+            "failpoints_never_hit": self._never_hit(kills_by_failpoint(entries)),
+            "missed_faults": [fault.as_dict() for fault in faults.missed],
+            "unexpected_exits": [f"{ended.name}: {ended.reason.splitlines()[0]}" for ended in fleet.exits],
+            "recovery": recoveries(entries),
+            "dead_letters": audit["dead_letters"],
+            "findings": {name: {"count": len(found), "first": found[:5]} for name, found in audit["findings"].items()},
+        }
+
+    def _never_hit(self, hit: Mapping[str, int]) -> list[str]:
+        planned = {fault.detail for fault in self._schedule if fault.kind == "kill"}
+        return [name for name in failpoints.FAILPOINTS if name in planned and not hit.get(name)]
+
+
+def _ask(auditor: LineProcess, command: Mapping[str, Any]) -> dict[str, Any]:
+    return auditor.ask(json.dumps(command).encode())

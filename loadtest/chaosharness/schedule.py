@@ -1,0 +1,86 @@
+"""One seed, one schedule: which fault happens at which share of the stream, to whom. Pure."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chaosharness import failpoints
+
+FAULTS = ("kill", "usurp", "zombie", "storm", "broker-kill", "broker-stop")
+"""`usurp`: another producer takes the transactional id, so that the service finds itself fenced in mid-stream."""
+KILLABLE = ("ingest", "features-customer", "features-terminal", "features-outcomes", "inference", "drift")
+_STATEFUL = frozenset(KILLABLE) - {"ingest"}
+_ZOMBIES = ("features-customer", "features-terminal", "inference")
+_ZOMBIE_POINTS = (failpoints.LAST_PRODUCE, failpoints.BEFORE_OFFSETS, "after-send-offsets", "after-begin")
+RANDOM = "random"
+"""In place of a failpoint: wherever the process happens to be."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """`share` is how much of the stream has been predicted when it happens. `detail` is the failpoint of a kill, or
+    the seconds that something stays stopped."""
+
+    share: float
+    kind: str
+    service: str
+    detail: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"share": round(self.share, 5), "kind": self.kind, "service": self.service, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many of each."""
+
+    kills: int
+    usurpations: int = 0
+    broker_kills: int = 0
+    broker_stops: int = 0
+    zombies: int = 0
+    storms: int = 0
+    swaps: int = 0
+    """No fault by itself: a new model, so that something can die in the middle of taking it over."""
+
+
+def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[Fault]:
+    """All faults in the order of their share. Every failpoint that a service can meet comes about equally often; every
+    fifth kill is at a random moment instead."""
+    chance = random.Random(seed)
+    faults = [_kill(chance, number, services) for number in range(counts.kills)]
+    faults += [Fault(_moment(chance), "broker-kill", "kafka") for _ in range(counts.broker_kills)]
+    faults += [
+        Fault(_moment(chance), "broker-stop", "kafka", f"{chance.uniform(5, 30):.1f}")
+        for _ in range(counts.broker_stops)
+    ]
+    zombies = [name for name in _ZOMBIES if name in services]
+    faults += [
+        Fault(_moment(chance), "zombie", chance.choice(zombies), chance.choice(_ZOMBIE_POINTS))
+        for _ in range(counts.zombies if zombies else 0)
+    ]
+    stormy = [name for name in services if name not in ("drift",)]
+    faults += [Fault(_moment(chance), "storm", chance.choice(stormy)) for _ in range(counts.storms)]
+    faults += [Fault(_moment(chance), "usurp", chance.choice(services)) for _ in range(counts.usurpations)]
+    faults += [Fault(_moment(chance), "swap", "inference") for _ in range(counts.swaps)]
+    return sorted(faults)
+
+
+def _kill(chance: random.Random, number: int, services: Sequence[str]) -> Fault:
+    share = _moment(chance)
+    if number % 5 == 4:
+        return Fault(share, "kill", chance.choice(services), RANDOM)
+    name = failpoints.FAILPOINTS[number % len(failpoints.FAILPOINTS)]
+    if name == failpoints.MODEL_SWAP:
+        able: Sequence[str] = [service for service in services if service == "inference"]
+    elif name in (failpoints.STATE, failpoints.MID_RESTORE):
+        able = [service for service in services if service in _STATEFUL]
+    else:
+        able = services
+    return Fault(share, "kill", chance.choice(able or services), name)
+
+
+def _moment(chance: random.Random) -> float:
+    """Not in the first seconds, when nothing has state yet, nor so late that nothing comes after it."""
+    return chance.uniform(0.03, 0.95)

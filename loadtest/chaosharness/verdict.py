@@ -1,0 +1,61 @@
+"""What a report amounts to: violations, faults that did not bite, and a table for people. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+RECOVERY_AIM_S = {"classic": 2.0, "consumer": 11.0}
+"""p99 from a kill to the first commit: a restart under the same instance id; the broker's session time and 5 s."""
+
+
+def violations(report: Mapping[str, Any]) -> int:
+    """How often a promise was broken, over all questions of the audit."""
+    broken: int = sum(finding["count"] for finding in report["findings"].values())
+    return broken + (not report["complete"]) + (not report["settled"])
+
+
+def vacuous(report: Mapping[str, Any], faults: Sequence[str], kills: int, bad_share: float) -> list[str]:
+    """What did not happen although it was asked for: a run that hurt nobody proves nothing."""
+    happened = report["happened"]
+    expected = {"fault": 1}
+    if "kill" in faults:
+        expected |= {"kill": kills}
+    if "usurp" in faults:
+        expected |= {"fence": 1, "recycle": 1, "rewind": 1}
+    if "zombie" in faults:
+        expected |= {"stop": 1, "woken": 1}
+    if "storm" in faults:
+        expected |= {"storm": 1, "abort": 0}
+    if "broker-kill" in faults:
+        expected |= {"broker-kill": 1}
+    if "broker-stop" in faults:
+        expected |= {"broker-stop": 1}
+    empty = [
+        f"{name}: {happened.get(name, 0)} of at least {least}"
+        for name, least in expected.items()
+        if happened.get(name, 0) < least
+    ]
+    empty += [f"failpoint {name} was never hit" for name in report["failpoints_never_hit"]]
+    if bad_share and not report["dead_letters"]:
+        empty.append("no dead letter")
+    if not report["events"]:
+        empty.append("no event")
+    return empty
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report for a terminal."""
+    recovery = report["recovery"]["kill_to_commit_s"]
+    joined = report["recovery"]["join_to_commit_s"]
+    lines = [
+        f"{report['events']:>12,}  payments, {report['predictions']:,} predictions, "
+        f"{report['events_per_second']:,.0f} a second",
+        *(f"{count:>12,}  {kind}" for kind, count in report["happened"].items()),
+        f"{recovery['p50']} / {recovery['p99']} s  from a kill to the next commit, p50 / p99 of {recovery['count']}",
+        f"{joined['p50']} / {joined['p99']} s  of it from joining the group",
+        *(f"{finding['count']:>12,}  wrong: {name}" for name, finding in report["findings"].items()),
+    ]
+    for name, finding in report["findings"].items():
+        lines += [f"  {name}: {example}" for example in finding["first"]]
+    lines += [f"  vacuous: {text}" for text in report["vacuous"]]
+    lines += [f"  exit: {text}" for text in report["unexpected_exits"][:10]]
+    return "\n".join([*lines, f"{report['violations']} violations"])
