@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PATTERN = re.compile(r"([0-9]+)(?:\.([0-9]+))?\s*(ms|s|m|h|d)")
 
+HOUR_MS = _UNIT_MS["h"]
 DAY_MS = _UNIT_MS["d"]
 
 LONGEST_MS = 3_650 * DAY_MS

@@ -30,6 +30,9 @@ Aggregate = Literal[
 LATEST_VERSION = 999_999
 """It is a part of topic names, which are at most 249 characters long."""
 
+_LEAST_SKEW_MS = 60_000
+"""A pipeline that takes no late event is still not held up by a source that is some seconds behind the others."""
+
 
 class FeatureSpec(Section):
     """One feature: a calendar fact, an event field, a text field as columns of 0 and 1, an expression over other
@@ -166,6 +169,11 @@ class FeaturesSpec(Section):
         "so that its windows close; 0: never",
     )
     stages: tuple[StageSpec, ...] = Field(min_length=1)
+
+    @property
+    def max_skew_ms(self) -> int:
+        """How far ahead of a partition at its end others may be read: what lies behind by more would be late."""
+        return max(self.allowed_lateness, _LEAST_SKEW_MS)
 
     @property
     def suffix(self) -> str:

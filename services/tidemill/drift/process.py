@@ -47,6 +47,7 @@ def service_spec(pipeline: Pipeline, service: Replaying) -> ServiceSpec:
         dlq_topic=pipeline.topic("dlq"),
         state_topic=pipeline.topic("drift-state"),
         max_idle_ms=pipeline.features.max_idle_ms,
+        max_skew_ms=pipeline.features.max_skew_ms,
         gap_ms=_GAP_MS,
         replay=service,
     )

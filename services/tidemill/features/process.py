@@ -72,6 +72,7 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
             # Kept whatever `features.state` says: labels that wait for days cannot be seen again.
             state_topic=pipeline.topic("outcomes-state"),
             max_idle_ms=features.max_idle_ms,
+            max_skew_ms=features.max_skew_ms,
             gap_ms=_OUTCOMES_GAP_MS,
         )
     if stage not in entities:
@@ -96,6 +97,7 @@ def service_spec(pipeline: Pipeline, stage: str) -> ServiceSpec:
         dlq_topic=pipeline.topic("dlq"),
         state_topic=pipeline.topic(pipeline.stage_state_role(index)) if features.state == "changelog" else None,
         max_idle_ms=features.max_idle_ms,
+        max_skew_ms=features.max_skew_ms,
         predecessors=predecessors,
         replaceable=index == 0,
     )

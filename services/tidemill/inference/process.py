@@ -34,4 +34,5 @@ def service_spec(pipeline: Pipeline) -> ServiceSpec:
         dlq_topic=pipeline.topic("dlq"),
         state_topic=pipeline.topic("inference-state"),
         max_idle_ms=pipeline.features.max_idle_ms,
+        max_skew_ms=pipeline.features.max_skew_ms,
     )

@@ -56,5 +56,6 @@ def service_spec(pipeline: Pipeline, intakes: Intakes) -> ServiceSpec:
         inputs=tuple(InputTopic(topic) for topic in intakes.by_topic),
         dlq_topic=pipeline.topic("dlq"),
         max_idle_ms=pipeline.features.max_idle_ms,
+        max_skew_ms=pipeline.features.max_skew_ms,
         breaker=pipeline.ingest.breaker,
     )

@@ -75,7 +75,7 @@ class Loop:
         self._health = health
         self._max_poll_records = config.max_poll_records
         self._pace = Pace(max(config.transaction_gap_ms, spec.gap_ms) / 1000, config.max_poll_records // 4)
-        self._merge = Merge(spec.inputs, spec.max_idle_ms)
+        self._merge = Merge(spec.inputs, spec.max_idle_ms, spec.max_skew_ms)
         self._takeover = Takeover(log, service, spec, health)
         self._breaker = Breaker(spec.breaker) if spec.breaker else None
         self._pending = _Pending()

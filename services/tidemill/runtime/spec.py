@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from tidemill.domain.durations import HOUR_MS
 from tidemill.domain.pipeline import BreakerSpec
 from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.ports import Partition
@@ -28,6 +29,8 @@ class ServiceSpec:
     dlq_topic: str
     state_topic: str | None = None
     max_idle_ms: int = 200
+    max_skew_ms: int = HOUR_MS
+    """How far ahead of a partition that has just come to its end others may be released."""
     breaker: BreakerSpec | None = None
     gap_ms: float = 0.0
     """At least so long between transactions, for a stage whose output nobody waits for: a transaction costs the

@@ -6,7 +6,9 @@ number), as far as no partition that has more to come could still bring an earli
 
 - with records waiting, or being fetched (nothing waiting, its end not reported), holds the others back at its newest
   effective time, the latter for at most `max_idle_ms`: what is then let go is a *forced release*, and counted;
-- at its end holds nothing back.
+- at its end holds nothing back but what is more than `max_skew_ms` ahead of it, and that for at most `max_idle_ms`:
+  after an outage one transaction spans days, and a label must not overtake its event because the marker of the label's
+  partition was written first.
 
 Records of a delayed topic are released only once the watermark of the undelayed partitions has passed their effective
 time, never by force. That watermark is the smallest of their newest timestamps; a partition at its end for longer than
@@ -18,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from tidemill.domain.durations import HOUR_MS
 from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Record
@@ -96,11 +99,14 @@ class Merge:
     """Buffers records by partition and releases them in order. Memory: at most about `high_water` records a partition
     plus one poll, provided the caller pauses and resumes what `overfull` and `drained` name."""
 
-    def __init__(self, inputs: Sequence[InputTopic], max_idle_ms: float, high_water: int = 10_000) -> None:
+    def __init__(
+        self, inputs: Sequence[InputTopic], max_idle_ms: float, max_skew_ms: int = HOUR_MS, high_water: int = 10_000
+    ) -> None:
         self._inputs = {topic.name: (rank, topic.delay_ms) for rank, topic in enumerate(inputs)}
         if all(topic.delay_ms > 0 for topic in inputs):
             raise ValueError("at least one input must be undelayed: its timestamps are the clock of the delayed ones")
         self._max_idle_s = max_idle_ms / 1000
+        self._max_skew_ms = max_skew_ms
         self._high_water = high_water
         self._lanes: dict[Partition, _Lane] = {}
         self._fed_at = NEVER_FED
@@ -221,9 +227,12 @@ class Merge:
         """What may be released in good order, and what may be released by force."""
         strict = forced = _ENDLESS
         for lane in self._lanes.values():
-            if lane.at_end:
-                continue
             future = lane.future()
+            if lane.at_end:
+                if lane.newest != NEVER and now - lane.ended_at < self._max_idle_s:
+                    ahead = (future[0] + self._max_skew_ms, _LAST_RANK, 0)
+                    strict, forced = min(strict, ahead), min(forced, ahead)
+                continue
             strict = min(strict, future)
             if lane.waiting or now - lane.idle_since < self._max_idle_s:
                 forced = min(forced, future)

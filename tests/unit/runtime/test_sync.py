@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.domain.durations import HOUR_MS
 from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Record
@@ -61,6 +62,24 @@ def test_a_partition_at_its_end_holds_nothing_back() -> None:
     m = merge(A, B)
     m.feed(records(A, 10, 20), ended(B), now=0.0)
     assert times(m.release(0.0)) == [("a", 0, 10), ("a", 0, 20)]
+
+
+def test_a_partition_that_has_just_ended_holds_back_what_is_far_ahead_of_it_but_not_for_long() -> None:
+    """After an outage a label and its event, a day apart, come in one transaction: whose marker is seen first must not
+    decide which of them is first."""
+    m = merge(A, B, max_idle_ms=200)
+    m.feed([*records(A, 1_000), *records(B, 1_000 + HOUR_MS, 1_001 + HOUR_MS)], ended(A, B), now=0.0)
+    assert times(m.release(0.0)) == [("a", 0, 1_000), ("a", 1, 1_000 + HOUR_MS)]
+    assert m.next_release_at(0.0) == 0.2
+    m.feed(records(A, 2_000, first=1), ended(A), now=0.05)
+    assert times(m.release(0.05)) == [("a", 0, 2_000), ("a", 1, 1_001 + HOUR_MS)]
+    m.feed(records(B, 2_002 + HOUR_MS, first=2), ended(B), now=0.1)
+    m.feed([], ended(A, B), now=0.15)
+    assert m.release(0.15).records == []
+    m.feed([], ended(A, B), now=0.25)
+    late = m.release(0.25)
+    assert times(late) == [("a", 1, 2_002 + HOUR_MS)]
+    assert not late.forced
 
 
 def test_a_new_record_ends_the_end() -> None:
