@@ -25,6 +25,8 @@ class Options:
     bad_share: float
     rate: float | None
     mutant: str
+    prove: tuple[str, ...]
+    patience_s: float
     keep: Path | None
     as_json: bool
 
@@ -44,6 +46,14 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
     parser.add_argument("--bad-share", type=_share, default=0.02, help="bad records per valid payment, added")
     parser.add_argument("--rate", type=float, help="payments a second; default: so that the schedule fits")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="break the runtime: must end with exit 1")
+    parser.add_argument(
+        "--prove",
+        metavar="MUTANTS",
+        help="instead, break the runtime in each of these ways, or `all`; all must be seen",
+    )
+    parser.add_argument(
+        "--patience", type=_whole(10, 3_600), default=120, help="seconds without progress after which a run gives up"
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and data there")
     parser.add_argument("--json", action="store_true", help="write the report as JSON to standard output")
     given = parser.parse_args(arguments)
@@ -51,6 +61,9 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
     unknown = [name for name in faults if name not in FAULTS]
     if unknown:
         parser.error(f"--faults: unknown {', '.join(unknown)}; known are {', '.join(FAULTS)}")
+    prove = tuple(MUTANTS) if given.prove == "all" else tuple(filter(None, (given.prove or "").split(",")))
+    if strange := [name for name in prove if name not in MUTANTS]:
+        parser.error(f"--prove: unknown {', '.join(strange)}; known are {', '.join(sorted(MUTANTS))}")
     if given.keep is not None and given.keep.exists() and any(given.keep.iterdir()):
         parser.error(f"--keep: {given.keep} is not empty; name another folder")
     return Options(
@@ -64,6 +77,8 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
         bad_share=given.bad_share,
         rate=given.rate,
         mutant=given.mutant,
+        prove=prove,
+        patience_s=float(given.patience),
         keep=given.keep,
         as_json=given.json,
     )

@@ -235,6 +235,17 @@ def _named(functions: Iterable[Callable[[], None]]) -> dict[str, Callable[[], No
     return {function.__name__.replace("_", "-"): function for function in functions}
 
 
+FAULTS_FOR: dict[str, str] = {
+    "no-rewind": "usurp",
+    "state-before-commit": "usurp",
+    "dead-letter-lost-on-abort": "usurp",
+    "commits-without-outputs": "kill,usurp",
+    "stale-group-metadata": "storm",
+    "keeps-what-was-revoked": "storm",
+    "assign-not-subscribe": "storm",
+}
+"""What brings a breakage to light, where it is more than kills."""
+
 MUTANTS = _named(
     [
         auto_commit,

@@ -60,7 +60,7 @@ class _Terminal:
 
 
 def recompute(books: Books) -> dict[str, Features]:
-    """The vector of every event in the second stage's log, by id."""
+    """The vector of every event in the second stage's log, by id; of none that the first stage cannot have sent."""
     firsts = _first_stage(books)
     vectors: dict[str, Features] = {}
     for _, lines in sorted(books.streams["rekeyed"].items()):
@@ -68,7 +68,7 @@ def recompute(books: Books) -> dict[str, Features]:
         for line in lines:
             if (label := books.passed_labels.get((line.id, line.offset))) is not None:
                 terminals[label.terminal].fraud[line.id] = label.fraud
-            else:
+            elif line.id in firsts:
                 event = books.events[line.id]
                 vectors[line.id] = firsts[line.id] + terminals[event.terminal].take(event)
     return vectors

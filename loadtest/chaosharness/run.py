@@ -33,8 +33,8 @@ _MOST_A_SECOND = 2_500.0
 _SWAPS = 5
 _IN_GOOD_TIME = 0.8
 """A model that was published before this share of the stream must have scored in every partition."""
-_SETTLE_S = 120.0
-_QUIET_S = 40.0
+_QUIET_SHARE = 1 / 3
+"""Of the patience: after so long without a record the stream counts as ended."""
 _LOOK_S = 1.0
 
 Say = Callable[[str], None]
@@ -73,6 +73,7 @@ class Run:
         environment = {"TIDEMILL_GROUP_PROTOCOL": options.protocol}
         self._fleet = Fleet(PIPELINE, folder, environment, options.mutant, say)
         self._producer = Supervisor(folder / "logs", NEVER)
+        self._quiet_s = options.patience_s * _QUIET_SHARE
         self._looked = 0.0
         self._progress: dict[str, Any] = {}
 
@@ -105,7 +106,7 @@ class Run:
             if self._progress["predictions"] < _IN_GOOD_TIME * self._options.events:
                 faults.due_epoch = models.version
         sent = self._sent(fleet, auditor)
-        settled = fleet.wait_for(lambda _: fleet.all_ready(), _SETTLE_S)
+        settled = fleet.wait_for(lambda _: fleet.all_ready(), self._options.patience_s)
         streamed = clock.monotonic() - started
         self._say("the stream has ended; waiting for its last outputs")
         self._await_quiet(fleet, auditor, sent["payments"])
@@ -113,7 +114,7 @@ class Run:
         closing = {
             "do": "close",
             "wanted": sent["payments"],
-            "quiet_s": _QUIET_S,
+            "quiet_s": self._quiet_s,
             "sent": sent,
             "due_epoch": faults.due_epoch,
         }
@@ -149,7 +150,7 @@ class Run:
                 return True
             if done != last:
                 last, since = done, clock.monotonic()
-            elif clock.monotonic() - since > _SETTLE_S:
+            elif clock.monotonic() - since > self._options.patience_s:
                 return False
             fleet.wait(0.2)
 
@@ -176,7 +177,7 @@ class Run:
     def _await_quiet(self, fleet: Fleet, auditor: LineProcess, payments: int) -> None:
         """Until every payment is predicted or nothing moves any more."""
         last, since = self._look(fleet, auditor), clock.monotonic()
-        while clock.monotonic() - since < _QUIET_S and self._progress["predictions"] < payments:
+        while clock.monotonic() - since < self._quiet_s and self._progress["predictions"] < payments:
             fleet.wait(0.5)
             if self._look(fleet, auditor) != last:
                 last, since = self._progress, clock.monotonic()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chaosharness.arguments import parse
+from chaosharness.proof import prove
 from chaosharness.run import Run
 from chaosharness.verdict import table, vacuous, violations
 from tidemill.errors import TidemillError
@@ -18,6 +19,8 @@ FAILED = 1
 def main(arguments: Sequence[str], doc: str | None = None) -> int:
     """Exit code 0: no violation, and every fault took place. 1: otherwise. 2: wrong arguments."""
     options = parse(arguments, doc)
+    if options.prove:
+        return prove(options, _say)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="tidemill-chaos-"))
     try:
         report = Run(options, folder, _say).result()
