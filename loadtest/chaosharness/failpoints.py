@@ -43,6 +43,7 @@ IN_STREAM = (*AT_STEP.values(), FIRST_PRODUCE, LAST_PRODUCE, STATE, BEFORE_OFFSE
 """Met by any service with a flowing stream (`after-rewind` once something was aborted, `after-state` with state)."""
 FAILPOINTS = (*IN_STREAM, MID_RESTORE, ON_REVOKE, MODEL_SWAP)
 STOP = "stop"
+_A_JUMP_S = 60.0
 _COMMIT_TAKES_S = 0.004
 """About: a kill falls somewhere within it."""
 
@@ -100,9 +101,13 @@ def install(points: Failpoints, journal: Journal) -> None:
 def _into_steps(points: Failpoints, journal: Journal) -> None:
     made, run = Loop.__init__, Loop.run
     committed = False
+    ahead = time.time() - time.monotonic()
 
     def after_step(step: Step) -> None:
-        nonlocal committed
+        nonlocal committed, ahead
+        if step is Step.POLLED and abs(time.time() - time.monotonic() - ahead) > _A_JUMP_S:
+            ahead = time.time() - time.monotonic()
+            journal.write("clock")
         if step is Step.COMMITTED and not committed:
             committed = True
             journal.write("first_commit")

@@ -1,17 +1,17 @@
 """How each fault is done, and how it is seen that it took place. Each call returns once it is over."""
 
-import os
 import signal
 from collections.abc import Callable
 
 from confluent_kafka import KafkaException, Producer
 
 from chaosharness import failpoints
+from chaosharness.brokerfaults import BrokerFaults
+from chaosharness.fakeclock import FakeClock
 from chaosharness.fleet import Fleet
 from chaosharness.journal import Entry
 from chaosharness.modelfeed import ModelFeed
 from chaosharness.schedule import RANDOM, Fault
-from tidemill.local.kafka import LocalKafka
 
 _MEET_WITHIN_S = 12.0
 """A service that is starting needs a few seconds before it comes by any failpoint."""
@@ -21,15 +21,16 @@ _TAKEN_OVER_WITHIN_S = 60.0
 _PAST_TRANSACTION_TIMEOUT_S = 16.0
 _STORM_ROUNDS = 4
 _STORM_PAUSE_S = 3.0
+_JUMPED_FOR_S = 5.0
 
 
 class Faults:
     """Does what a schedule says. `missed` are faults that could not take place, such as a failpoint nobody came by."""
 
-    def __init__(self, fleet: Fleet, models: ModelFeed, broker: LocalKafka) -> None:
+    def __init__(self, fleet: Fleet, models: ModelFeed, broker: BrokerFaults, fake_clock: FakeClock | None) -> None:
         self._fleet = fleet
         self._models = models
-        self._broker = broker
+        self._fake_clock = fake_clock
         self.missed: list[Fault] = []
         self.due_epoch = 0
         """The newest model that had time to be taken over everywhere."""
@@ -39,8 +40,10 @@ class Faults:
             "zombie": self._zombie,
             "storm": self._storm,
             "swap": self._swap,
-            "broker-kill": self._broker_kill,
-            "broker-stop": self._broker_stop,
+            "clock": self._clock,
+            "broker-kill": broker.kill,
+            "broker-stop": broker.stop,
+            "disk-full": broker.fill_disk,
         }
 
     def do(self, fault: Fault) -> None:
@@ -62,8 +65,8 @@ class Faults:
             self._models.publish()
         elif fault.detail == failpoints.REWOUND:
             self._fence(service)
+        # Who does not come by in time stays armed: after a broker fault it may be a while until anything flows.
         met = fleet.wait_for(lambda _: not fleet.is_armed(service), _MEET_WITHIN_S)
-        fleet.disarm(service)
         if helper is not None:
             fleet.remove(helper)
         return met
@@ -115,24 +118,16 @@ class Faults:
         self._models.publish()
         return True
 
-    def _broker_kill(self, fault: Fault) -> bool:
-        self._fleet.journal.write("broker-kill")
-        self._broker.kill()
-        self._broker.start()
-        return True
-
-    def _broker_stop(self, fault: Fault) -> bool:
-        """Stand still, with every connection open and nothing answering."""
-        pid = self._broker.pid
-        if pid is None:
-            return False
-        self._fleet.journal.write("broker-stop", fault.detail)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            self._fleet.wait(float(fault.detail))
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        return True
+    def _clock(self, fault: Fault) -> bool:
+        """An hour ahead or behind for a while, then right again."""
+        assert self._fake_clock is not None
+        self._fake_clock.set(int(fault.detail))
+        jumped = self._fleet.wait_for(
+            lambda entries: any(entry.kind == "clock" for entry in entries), _NOTICED_WITHIN_S
+        )
+        self._fleet.wait(_JUMPED_FOR_S)
+        self._fake_clock.set(0)
+        return jumped
 
 
 def _has(entries: list[Entry], kind: str, service: str) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 from chaosharness import failpoints
 from chaosharness.arguments import Options
+from chaosharness.brokerfaults import BrokerFaults, SmallDisk
+from chaosharness.fakeclock import FakeClock
 from chaosharness.faults import Faults
 from chaosharness.fleet import Fleet
 from chaosharness.journal import kills_by_failpoint, recoveries, totals
@@ -26,11 +28,21 @@ DAYS = 45
 _EVENTS_A_DAY = 1.92
 """Payments of one simulated customer."""
 _SECONDS: Mapping[str, float] = {
-    "kill": 4.0, "usurp": 2.0, "zombie": 45.0, "storm": 32.0, "broker-kill": 20.0, "broker-stop": 25.0, "swap": 0.5
-}  # fmt: skip
+    "kill": 4.0,
+    "usurp": 2.0,
+    "zombie": 45.0,
+    "storm": 32.0,
+    "clock": 10.0,
+    "broker-kill": 20.0,
+    "broker-stop": 25.0,
+    "disk-full": 30.0,
+    "swap": 0.5,
+}
 """About what each takes on two cores: the stream must flow as long as the schedule lasts."""
 _MOST_A_SECOND = 2_500.0
 _SWAPS = 5
+_DISK_MB = 4_096
+"""For the broker's data where its disk is to be filled: about 3 kB a payment."""
 _IN_GOOD_TIME = 0.8
 """A model that was published before this share of the stream must have scored in every partition."""
 _QUIET_SHARE = 1 / 3
@@ -47,6 +59,8 @@ def counts_of(options: Options) -> Counts:
         usurpations=each["usurp"],
         broker_kills=each["broker-kill"],
         broker_stops=each["broker-stop"],
+        disks_full=each["disk-full"],
+        clock_jumps=each["clock"],
         zombies=each["zombie"],
         storms=each["storm"],
         swaps=_SWAPS,
@@ -70,7 +84,9 @@ class Run:
         services = KILLABLE if options.stage is None else (options.stage,)
         self._schedule = plan(options.seed, counts_of(options), services)
         self._rate = rate_of(options, self._schedule)
-        environment = {"TIDEMILL_GROUP_PROTOCOL": options.protocol}
+        self._clock = FakeClock(folder / "clock") if "clock" in options.faults else None
+        self._disk: SmallDisk | None = None
+        environment = {"TIDEMILL_GROUP_PROTOCOL": options.protocol, **(self._clock.environment if self._clock else {})}
         self._fleet = Fleet(PIPELINE, folder, environment, options.mutant, say)
         self._producer = Supervisor(folder / "logs", NEVER)
         self._quiet_s = options.patience_s * _QUIET_SHARE
@@ -79,6 +95,15 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """Blocks for as long as the stream lasts and its audit takes; progress goes to `say`."""
+        if "disk-full" in self._options.faults:
+            self._disk = SmallDisk(self._folder / "data" / "kafka", _DISK_MB)
+        try:
+            return self._under_attack()
+        finally:
+            if self._disk is not None:
+                self._disk.close()
+
+    def _under_attack(self) -> dict[str, Any]:
         with self._fleet as fleet:
             fleet.stack.wait_ready()
             options = ["--bootstrap-servers", fleet.stack.bootstrap_servers, "--pipeline", PIPELINE]
@@ -94,7 +119,7 @@ class Run:
         models = ModelFeed(fleet.stack.bootstrap_servers, fleet.stack.pipeline, fleet.stack.keys_dir)
         broker = fleet.stack.broker
         assert broker is not None
-        faults = Faults(fleet, models, broker)
+        faults = Faults(fleet, models, BrokerFaults(fleet, broker, self._disk), self._clock)
         started = clock.monotonic()
         self._start_producer(fleet)
         self._say(f"{len(self._schedule)} faults over {self._options.events:,} payments, {self._rate:,.0f} a second")

@@ -7,7 +7,7 @@ from typing import Any
 
 from chaosharness import failpoints
 
-FAULTS = ("kill", "usurp", "zombie", "storm", "broker-kill", "broker-stop")
+FAULTS = ("kill", "usurp", "zombie", "storm", "clock", "broker-kill", "broker-stop", "disk-full")
 """`usurp`: another producer takes the transactional id, so that the service finds itself fenced in mid-stream."""
 KILLABLE = ("ingest", "features-customer", "features-terminal", "features-outcomes", "inference", "drift")
 _STATEFUL = frozenset(KILLABLE) - {"ingest"}
@@ -39,6 +39,8 @@ class Counts:
     usurpations: int = 0
     broker_kills: int = 0
     broker_stops: int = 0
+    disks_full: int = 0
+    clock_jumps: int = 0
     zombies: int = 0
     storms: int = 0
     swaps: int = 0
@@ -54,6 +56,10 @@ def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[
     faults += [
         Fault(_moment(chance), "broker-stop", "kafka", f"{chance.uniform(5, 30):.1f}")
         for _ in range(counts.broker_stops)
+    ]
+    faults += [Fault(_moment(chance), "disk-full", "kafka") for _ in range(counts.disks_full)]
+    faults += [
+        Fault(_moment(chance), "clock", "all", str(chance.choice((-1, 1)) * 3_600)) for _ in range(counts.clock_jumps)
     ]
     zombies = [name for name in _ZOMBIES if name in services]
     faults += [

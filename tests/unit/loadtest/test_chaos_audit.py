@@ -15,7 +15,12 @@ FRAUD = load_pipeline("fraud")
 DAY = 86_400_000
 START = 1_525_000_000_000
 PAYMENTS = 60
-SENT = {"payments": PAYMENTS, "duplicates": 1, "dead_letters": {"not_json": 1, "late": 1}}
+SENT = {
+    "payments": PAYMENTS,
+    "duplicates": 1,
+    "dead_letters": {"not_json": 1, "late": 1},
+    "bad": {"broken_json": 1, "late": 1, "duplicate": 1},
+}
 SWITCH_AT = 25
 
 
@@ -202,6 +207,15 @@ def test_each_damage_is_seen(whole: World, damage: Callable[[World], object], se
     world = copy.deepcopy(whole)
     damage(world)
     assert world.findings()[seen_by] != []
+
+
+def test_a_copy_that_the_producer_made_must_be_found_as_a_duplicate(whole: World) -> None:
+    world = copy.deepcopy(whole)
+    event = world._event("p59", START + 59 * DAY // 2, 59)
+    world._raw(event)
+    assert not any(world.findings().values())
+    world.books.raw["fraud-raw-payments"][0, 999] = ("p58", b"c", 1)
+    assert world.findings()["counters"] != []
 
 
 def test_what_came_twice_shows_while_the_stream_runs(whole: World) -> None:

@@ -1,0 +1,38 @@
+"""Wall clocks of the services that jump, by libfaketime in their processes. Their monotonic clocks stay right."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from tidemill.errors import EnvironmentUnusable
+
+
+class FakeClock:
+    """Shared by all services. Raises EnvironmentUnusable where the package libfaketime is not installed."""
+
+    def __init__(self, folder: Path) -> None:
+        found = find_spec("libfaketime")
+        if found is None or found.origin is None:
+            raise EnvironmentUnusable(
+                "Clock jumps need the package libfaketime.",
+                hint="`pip install libfaketime` (it is compiled on this machine), or leave `clock` out of --faults.",
+            )
+        self._library = Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "faketime"
+        self.set(0)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every process whose clock is to jump."""
+        return {
+            "LD_PRELOAD": str(self._library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_CACHE_DURATION": "1",
+        }
+
+    def set(self, seconds: int) -> None:
+        """From now on the services' clocks are so far ahead of (or behind) the machine's."""
+        draft = self._file.with_name("faketime.new")
+        draft.write_text(f"{seconds:+d}")
+        draft.replace(self._file)
