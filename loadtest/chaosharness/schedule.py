@@ -13,6 +13,8 @@ KILLABLE = ("ingest", "features-customer", "features-terminal", "features-outcom
 _STATEFUL = frozenset(KILLABLE) - {"ingest"}
 _ZOMBIES = ("features-customer", "features-terminal", "inference")
 _ZOMBIE_POINTS = (failpoints.LAST_PRODUCE, failpoints.BEFORE_OFFSETS, "after-send-offsets", "after-begin")
+_EVERY = 5
+"""One kill in so many is aimed at no failpoint."""
 RANDOM = "random"
 """In place of a failpoint: wherever the process happens to be."""
 
@@ -75,9 +77,9 @@ def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[
 
 def _kill(chance: random.Random, number: int, services: Sequence[str]) -> Fault:
     share = _moment(chance)
-    if number % 5 == 4:
+    if number % _EVERY == _EVERY - 1:
         return Fault(share, "kill", chance.choice(services), RANDOM)
-    name = failpoints.FAILPOINTS[number % len(failpoints.FAILPOINTS)]
+    name = failpoints.FAILPOINTS[(number - number // _EVERY) % len(failpoints.FAILPOINTS)]
     if name == failpoints.MODEL_SWAP:
         able: Sequence[str] = [service for service in services if service == "inference"]
     elif name in (failpoints.STATE, failpoints.MID_RESTORE):

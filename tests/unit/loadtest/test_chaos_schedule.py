@@ -31,6 +31,8 @@ def test_other_seeds_give_other_schedules_and_every_failpoint_comes_up() -> None
     planned = {fault.detail for fault in plan(1, COUNTS) if fault.kind == "kill"}
     assert planned >= set(FAILPOINTS)
     assert len(FAILPOINTS) >= 12
+    few = plan(1, Counts(kills=len(FAILPOINTS) * 5 // 4 + 1))
+    assert {fault.detail for fault in few} >= set(FAILPOINTS)
 
 
 def test_a_kill_is_aimed_at_a_service_that_comes_by_its_failpoint() -> None:
