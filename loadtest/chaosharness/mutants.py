@@ -44,7 +44,7 @@ def offsets_outside() -> None:
     kept: dict[int, Mapping[Partition, int]] = {}
     commit = KafkaClient.commit
 
-    def send_offsets(self: KafkaClient, offsets: Mapping[Partition, int], deadline: Any, times: Any) -> None:
+    def send_offsets(self: KafkaClient, offsets: Mapping[Partition, int], deadline: Any, notes: Any) -> None:
         kept[id(self)] = dict(offsets)
 
     def commit_then_offsets(self: KafkaClient, deadline: Any) -> None:
@@ -69,8 +69,8 @@ def no_rewind() -> None:
     own = Merge.own
     begun: set[Partition] = set()
 
-    def own_once(self: Merge, positions: Mapping[Partition, int], now: float) -> None:
-        own(self, {at: offset for at, offset in positions.items() if at not in begun}, now)
+    def own_once(self: Merge, positions: Mapping[Partition, int], times: Mapping[Partition, int], now: float) -> None:
+        own(self, {at: offset for at, offset in positions.items() if at not in begun}, times, now)
         begun.update(positions)
 
     Merge.own = own_once  # type: ignore[method-assign]
@@ -80,9 +80,9 @@ def stale_group_metadata() -> None:
     """The group's generation is asked for once and used for ever."""
     held: dict[int, Any] = {}
 
-    def send_offsets(self: KafkaClient, offsets: Mapping[Partition, int], deadline: Any, times: Any) -> None:
+    def send_offsets(self: KafkaClient, offsets: Mapping[Partition, int], deadline: Any, notes: Any) -> None:
         metadata = held.setdefault(id(self), self._member.consumer_group_metadata())
-        self._producer.send_offsets(offsets, metadata, deadline, times)
+        self._producer.send_offsets(offsets, metadata, deadline, notes)
 
     KafkaClient.send_offsets = send_offsets  # type: ignore[method-assign]
 
@@ -101,7 +101,7 @@ def state_before_commit() -> None:
     def take_once(self: Any, partitions: Collection[Partition], keep_on: Callable[[], bool]) -> Any:
         numbers = {number for _, number in partitions}
         if numbers <= taken:
-            return self._log.committed(partitions)
+            return changelog.Taken(self._log.committed(partitions), {})
         taken.update(numbers)
         return take(self, partitions, keep_on)
 
@@ -127,11 +127,11 @@ def dead_letters_outside() -> None:
 def position_as_offset() -> None:
     """What is committed is where the consumer stands, not what was processed."""
 
-    def send_offsets(self: KafkaClient, offsets: Mapping[Partition, int], deadline: Any, times: Any) -> None:
+    def send_offsets(self: KafkaClient, offsets: Mapping[Partition, int], deadline: Any, notes: Any) -> None:
         asked = self._member.position([TopicPartition(*partition) for partition in offsets])
         found = {(at.topic, at.partition): at.offset for at in asked}
         ahead = {at: max(offset, found.get(at, -1)) for at, offset in offsets.items()}
-        self._producer.send_offsets(ahead, self._member.consumer_group_metadata(), deadline, times)
+        self._producer.send_offsets(ahead, self._member.consumer_group_metadata(), deadline, notes)
 
     KafkaClient.send_offsets = send_offsets  # type: ignore[method-assign]
 

@@ -89,19 +89,19 @@ class BrokerBehaviour:
         assert client.committed([(names["in"], 0), (names["in"], 1)]) == {(names["in"], 0): 2, (names["in"], 1): None}
         client.close()
 
-    def test_times_are_kept_beside_the_offsets(self, broker: BrokerUnderTest, names: dict[str, str]) -> None:
+    def test_notes_are_kept_beside_the_offsets(self, broker: BrokerUnderTest, names: dict[str, str]) -> None:
         broker.append(event(names["in"], "a"), event(names["in"], "b"))
         client = broker.client(names["group"])
         join(client, names["in"])
         take(client, 2)
         both = [(names["in"], 0), (names["in"], 1)]
-        assert client.committed_times(both) == {}
-        for offset, times in ((1, {both[0]: 1_700_000_000_123}), (2, {both[0]: -5}), (2, {})):
+        assert client.committed_notes(both) == {}
+        for offset, notes in ((1, {both[0]: "newest 5 commit a-1"}), (2, {both[0]: "ü"}), (2, {})):
             client.begin()
-            client.send_offsets({both[0]: offset}, soon(), times)
+            client.send_offsets({both[0]: offset}, soon(), notes)
             client.commit(soon())
             assert client.committed(both) == {both[0]: offset, both[1]: None}
-            assert client.committed_times(both) == times
+            assert client.committed_notes(both) == notes
         client.close()
 
     def test_an_aborted_transaction_leaves_nothing_visible_and_no_offset(

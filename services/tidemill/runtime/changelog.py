@@ -1,11 +1,13 @@
 """Takes partitions over: where to start, and the state as it was at that point."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 from tidemill import clock
 from tidemill.errors import StateCorrupt
 from tidemill.runtime.health import Health
 from tidemill.runtime.logs import get_logger
+from tidemill.runtime.notes import Note, read_note
 from tidemill.runtime.ports import LogClient, Partition
 from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
@@ -15,6 +17,8 @@ _EXPIRED_WHOLE = (
     ": it expired whole. Where transactions wrote it, the marker behind the last record that was read is among what is "
     "missing, and perhaps nothing else; what has expired cannot tell"
 )
+Commits = dict[Partition, str | None]
+"""The name of the last commit of each partition of one number, None where there is none."""
 _log = get_logger("changelog")
 
 
@@ -26,26 +30,53 @@ def go_on_at_the_beginning(group: str, partition: Partition) -> str:
     )
 
 
+class Taken(NamedTuple):
+    """What is committed for the partitions that were taken over."""
+
+    offsets: dict[Partition, int | None]
+    notes: dict[Partition, Note]
+
+
 class Takeover:
     """Restores state from the changelog, in the one order that is safe: stable committed offsets first, so that a
-    former owner's transaction is decided; then the changelog's high watermark; then every record below it."""
+    former owner's transaction is decided; then the changelog's high watermark; then every record below it.
+
+    What a rebalance takes away and gives back is not read again: state and offsets are committed together, so where
+    the last commit of every partition of a number is the one that was known when it was parted with, the state is too.
+    """
 
     def __init__(self, log: LogClient, service: Service, spec: ServiceSpec, health: Health) -> None:
         self._log = log
         self._service = service
         self._spec = spec
         self._health = health
+        self._parted: dict[int, Commits] = {}
 
-    def take(self, partitions: Collection[Partition], keep_on: Callable[[], bool]) -> dict[Partition, int | None]:
-        """Replace the service's state of these partitions' numbers by what is committed; returns committed offsets.
+    def part_with(self, partitions: Collection[Partition], notes: Mapping[Partition, Note]) -> None:
+        """These are given up with all their work committed, every partition of their numbers. Their state stays until
+        it is known who has them next; nothing may be added for them meanwhile."""
+        self._parted |= _commits(partitions, notes)
+
+    def forget_parted(self) -> None:
+        """Others have what was parted with."""
+        self._service.drop(sorted(self._parted))
+        self._parted.clear()
+
+    def take(self, partitions: Collection[Partition], keep_on: Callable[[], bool]) -> Taken:
+        """Make the service's state of these partitions' numbers what is committed; returns what is.
 
         Raises StateCorrupt if an offset lies outside its log or is gone while its state is there, InterruptedError
         once `keep_on` is false.
         """
-        numbers = sorted({number for _, number in partitions})
         self._health.set_ready(False, "restoring state")
-        self._service.drop(numbers)
         committed = self._log.committed(partitions)
+        found = {at: read_note(text) for at, text in self._log.committed_notes(partitions).items()}
+        notes = {at: note for at, note in found.items() if note is not None}
+        now = _commits(partitions, notes)
+        kept = {number for number, commits in now.items() if self._parted.get(number) == commits}
+        numbers = sorted(now.keys() - kept)
+        self._service.drop(sorted((now.keys() | self._parted.keys()) - kept))
+        self._parted.clear()
         self._check(committed)
         started = clock.monotonic()
         if self._spec.state_topic is None:
@@ -61,9 +92,10 @@ class Takeover:
             "partitions taken over",
             partitions=sorted(f"{topic}/{number}" for topic, number in partitions),
             keys=sum(len(entries) for entries in latest.values()),
+            kept=sorted(kept),
             seconds=round(seconds, 3),
         )
-        return committed
+        return Taken(committed, notes)
 
     def starts(self, committed: dict[Partition, int | None]) -> dict[Partition, int]:
         """Where to read from: the committed offset, or the first record that there still is."""
@@ -118,3 +150,10 @@ class Takeover:
                 _log.info("restoring", read=read, total=total, seconds=round(now - started, 1))
 
         return report
+
+
+def _commits(partitions: Collection[Partition], notes: Mapping[Partition, Note]) -> dict[int, Commits]:
+    by_number: dict[int, Commits] = {}
+    for at in partitions:
+        by_number.setdefault(at[1], {})[at] = notes[at].commit if at in notes else None
+    return by_number

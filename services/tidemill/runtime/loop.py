@@ -16,20 +16,21 @@ Long because the steps, the rebalance callbacks and the repair share one state a
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from operator import itemgetter
 from threading import Event
 
 from tidemill import clock
 from tidemill.errors import Fenced, TidemillError
+from tidemill.runtime.accounting import count_transaction
 from tidemill.runtime.breaker import Breaker
 from tidemill.runtime.changelog import Takeover
 from tidemill.runtime.config import RuntimeConfig
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.health import Health
 from tidemill.runtime.logs import get_logger
+from tidemill.runtime.notes import Note, commit_names, times_of, write_note
 from tidemill.runtime.ports import AbortedError, LogClient, Partition, ProducerLostError
 from tidemill.runtime.replay import Replay
-from tidemill.runtime.service import Output, Service
+from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
 from tidemill.runtime.sync import Merge
 from tidemill.runtime.transaction import AfterStep, Pace, Step, run_transaction
@@ -81,8 +82,11 @@ class Loop:
         self._pending = _Pending()
         self._replay: Replay | None = None
         self._starts: dict[Partition, int] = {}
-        self._times: dict[Partition, int] = {}
-        """The newest timestamp before each start."""
+        self._notes: dict[Partition, Note] = {}
+        """What is committed beside each start."""
+        self._commit_names = commit_names()
+        self._keeps_state = config.group_protocol == "classic" and spec.replay is None
+        """Whether a rebalance takes partitions away that it may give back at once."""
         self._reset_due = False
         self._lost_at = float("-inf")
         self._aborts = 0
@@ -150,6 +154,7 @@ class Loop:
         if self._pending.positions:
             self._revoke_safely()
         if not partitions:
+            self._takeover.forget_parted()
             self._health.set_ready(True, "standby: other instances own all partitions")
             return {}
         return self._take_over(partitions)
@@ -157,7 +162,7 @@ class Loop:
     def revoked(self, partitions: Collection[Partition]) -> None:
         """Commit finished work while these are still ours, then forget them."""
         self._revoke_safely()
-        self._forget(partitions)
+        self._forget(partitions, given_up=True)
         _log.info("partitions revoked", partitions=_names(partitions))
 
     def lost(self, partitions: Collection[Partition]) -> None:
@@ -168,13 +173,19 @@ class Loop:
         self._forget(partitions)
         _log.warning("partitions lost", partitions=_names(partitions))
 
-    def _forget(self, partitions: Collection[Partition]) -> None:
+    def _forget(self, partitions: Collection[Partition], *, given_up: bool = False) -> None:
+        """`given_up`: in good order, so that the state may be kept for the case that they come back."""
         numbers = {number for _, number in partitions}
         self._merge.disown(partitions)
+        notes = {at: self._notes.pop(at) for at in partitions if at in self._notes}
         for partition in partitions:
             self._starts.pop(partition, None)
-            self._times.pop(partition, None)
-        self._service.drop(sorted(numbers))
+        whole = not any(number in numbers for _, number in self._starts)
+        # A service with a timer could write for what it does not own any more.
+        if given_up and whole and self._keeps_state and not self._reset_due and self._service.wake_at() is None:
+            self._takeover.part_with(partitions, notes)
+        else:
+            self._service.drop(sorted(numbers))
         # What is left of a replay must not pass for new input, so it begins anew. And state is per number: where
         # another topic of that number stays ours, it is needed again.
         self._reset_due |= self._replay is not None or any(number in numbers for _, number in self._starts)
@@ -229,17 +240,20 @@ class Loop:
         bare = {entry.partition for entry in output.state} - {number for _, number in positions}
         if bare:  # where there is state, there is an offset: a takeover relies on it
             positions = positions | {at: offset for at, offset in self._starts.items() if at[1] in bare}
-        times = self._merge.times(positions)
-        run_transaction(self._log, self._spec, output, positions, times, deadline, self.after_step)
+        times, name = self._merge.times(positions), next(self._commit_names)
+        notes = {at: Note(times.get(at), name) for at in positions}
+        texts = {at: write_note(note) for at, note in notes.items()}
+        run_transaction(self._log, self._spec, output, positions, texts, deadline, self.after_step)
         ended = clock.monotonic()
         self._service.committed()
         self._aborts = 0
         if self._breaker is not None:
             self._breaker.commit()
         self._pace.finished(ended, ended - began)
-        self._count(output, ended - began)
+        pending = self._pending
+        count_transaction(self._health.metrics, pending.counts, pending.newest, output, ended - began)
         self._starts.update(positions)
-        self._times.update(times)
+        self._notes.update(notes)
         self._pending.clear()
 
     def _read_further(self) -> dict[Partition, int]:
@@ -292,11 +306,11 @@ class Loop:
         self.after_step(Step.REWOUND)
 
     def _take_over(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        committed = self._takeover.take(partitions, lambda: not self._stop.is_set())
+        committed, notes = self._takeover.take(partitions, lambda: not self._stop.is_set())
         starts = self._takeover.starts(committed)
         self._starts.update(starts)
-        self._times.update(self._log.committed_times(partitions))
-        reading, times = dict(starts), dict(self._times)
+        self._notes.update(notes)
+        reading, times = dict(starts), times_of(self._notes)
         if self._spec.replay is not None:
             known = {partition: offset for partition, offset in committed.items() if offset is not None}
             begins = {at: begin for at, begin in self._spec.replay.replay_from(known).items() if begin < known[at]}
@@ -325,7 +339,7 @@ class Loop:
         if over:
             self._replay = None
             paused = self._merge.paused()
-            self._merge.own(self._starts, self._times, now)
+            self._merge.own(self._starts, times_of(self._notes), now)
             self._log.seek(self._starts)
             self._log.resume(paused)
             self._health.set_ready(True)
@@ -358,19 +372,6 @@ class Loop:
             self._log.pause(full)
         if ready := self._merge.drained():
             self._log.resume(ready)
-
-    def _count(self, output: Output, seconds: float) -> None:
-        metrics = self._health.metrics
-        metrics.count("tidemill_runtime_transactions_total", 1, "committed")
-        metrics.observe("tidemill_runtime_transaction_seconds", seconds)
-        for topic, count in self._pending.counts.items():
-            metrics.count("tidemill_runtime_records_total", count, topic)
-        for topic, count in Counter(map(itemgetter(0), output.records)).items():
-            metrics.count("tidemill_runtime_outputs_total", count, topic)
-        for code, count in Counter(dead.code for dead in output.dead).items():
-            metrics.count("tidemill_runtime_dead_letters_total", count, code)
-        if self._pending.newest:
-            metrics.set("tidemill_runtime_event_time_seconds", self._pending.newest / 1000)
 
     def _set_gauges(self, now: float) -> None:
         self._gauges_at = now

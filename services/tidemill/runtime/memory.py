@@ -26,7 +26,7 @@ class _State(Enum):
 class _Transaction:
     state: _State = _State.OPEN
     offsets: dict[tuple[str, Partition], int] = field(default_factory=dict)
-    times: dict[tuple[str, Partition], int | None] = field(default_factory=dict)
+    notes: dict[tuple[str, Partition], str] = field(default_factory=dict)
     partitions: set[Partition] = field(default_factory=set)
 
 
@@ -47,7 +47,7 @@ class _Group:
     given_up: set[int] = field(default_factory=set)
     rebalancing: bool = False
     offsets: dict[Partition, int] = field(default_factory=dict)
-    times: dict[Partition, int | None] = field(default_factory=dict)
+    notes: dict[Partition, str] = field(default_factory=dict)
 
 
 class MemoryBroker:
@@ -136,7 +136,7 @@ class MemoryBroker:
         if commit:
             for (group, partition), offset in transaction.offsets.items():
                 self.group(group).offsets[partition] = offset
-                self.group(group).times[partition] = transaction.times[group, partition]
+                self.group(group).notes[partition] = transaction.notes[group, partition]
         self._end(transaction, _State.COMMITTED if commit else _State.ABORTED)
 
     def stable_offsets(self, name: str, partitions: Collection[Partition]) -> dict[Partition, int | None]:
@@ -225,9 +225,9 @@ class MemoryClient:
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
         return self._broker.stable_offsets(self._name, partitions)
 
-    def committed_times(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        found = {partition: self._group.times.get(partition) for partition in partitions}
-        return {partition: time for partition, time in found.items() if time is not None}
+    def committed_notes(self, partitions: Collection[Partition]) -> dict[Partition, str]:
+        found = {partition: self._group.notes.get(partition, "") for partition in partitions}
+        return {partition: note for partition, note in found.items() if note}
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
         return {partition: self._broker.watermarks(partition) for partition in partitions}
@@ -262,16 +262,14 @@ class MemoryClient:
             self._broker.append(record, self._in_transaction)
 
     def send_offsets(
-        self, offsets: Mapping[Partition, int], deadline: Deadline, times: Mapping[Partition, int] | None = None
+        self, offsets: Mapping[Partition, int], deadline: Deadline, notes: Mapping[Partition, str] | None = None
     ) -> None:
         self._check_epoch()
         group = self._group
         if group.members.get(self._instance) is not self or self._generation != group.generation:
             raise AbortedError("send offsets: ILLEGAL_GENERATION")
         self._in_transaction.offsets.update({(self._name, partition): at for partition, at in offsets.items()})
-        self._in_transaction.times.update(
-            {(self._name, partition): (times or {}).get(partition) for partition in offsets}
-        )
+        self._in_transaction.notes.update({(self._name, at): (notes or {}).get(at, "") for at in offsets})
 
     def commit(self, deadline: Deadline) -> None:
         self._check_epoch()

@@ -83,8 +83,8 @@ class LogClient(Protocol):
         """Committed offsets, once no transaction that holds one is pending (stable); None where there is none."""
         ...
 
-    def committed_times(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        """The `times` that were committed with these partitions' offsets; those without one are left out."""
+    def committed_notes(self, partitions: Collection[Partition]) -> dict[Partition, str]:
+        """The `notes` that were committed with these partitions' offsets; those without one are left out."""
         ...
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]: ...
@@ -107,10 +107,10 @@ class LogClient(Protocol):
     def produce(self, records: Iterable[OutRecord]) -> None: ...
 
     def send_offsets(
-        self, offsets: Mapping[Partition, int], deadline: Deadline, times: Mapping[Partition, int] | None = None
+        self, offsets: Mapping[Partition, int], deadline: Deadline, notes: Mapping[Partition, str] | None = None
     ) -> None:
-        """Put `offsets` (last processed + 1) into the transaction with the group metadata of this moment, and beside
-        them `times`, the newest timestamp before each."""
+        """Put `offsets` (last processed + 1) into the transaction with the group metadata of this moment, each with its
+        note beside it."""
         ...
 
     def commit(self, deadline: Deadline) -> None:

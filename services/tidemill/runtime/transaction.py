@@ -65,7 +65,7 @@ def run_transaction(
     spec: ServiceSpec,
     output: Output,
     positions: Mapping[Partition, int],
-    times: Mapping[Partition, int],
+    notes: Mapping[Partition, str],
     deadline: Deadline,
     after: AfterStep,
 ) -> None:
@@ -77,7 +77,7 @@ def run_transaction(
     if strangers := foreign(positions, log.owned()):
         raise AbortedError(f"records of partitions that are not owned any more: {strangers}")
     if positions:
-        log.send_offsets(positions, deadline, times)
+        log.send_offsets(positions, deadline, notes)
     after(Step.OFFSETS_SENT)
     log.commit(deadline)
     after(Step.COMMITTED)

@@ -1,6 +1,6 @@
 """The loop on the memory broker: exactly once through crashes, aborts and rebalances. A crash is an input."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -18,6 +18,7 @@ from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.loop import Loop
 from tidemill.runtime.memory import MemoryBroker, MemoryClient
 from tidemill.runtime.metrics import Metrics
+from tidemill.runtime.notes import Note, write_note
 from tidemill.runtime.ports import AbortedError, Partition, Polled
 from tidemill.runtime.service import Output, OutRecord, StateEntry
 from tidemill.runtime.spec import ServiceSpec
@@ -227,6 +228,81 @@ def test_open_work_is_committed_before_partitions_are_given_up(broker: MemoryBro
     assert outputs(broker) == [b"k:1:a"]
     assert second.service.counts == {1: {b"k": 1}}, "the new owner restored what the old one committed"
     assert first.service.counts.keys() == {0}
+
+
+class Restoring(Counting):
+    """Notes what it is asked to restore."""
+
+    def __init__(self, out_topic: str) -> None:
+        super().__init__(out_topic)
+        self.restored: list[int] = []
+
+    def restore(self, partition: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        self.restored.append(partition)
+        super().restore(partition, entries)
+
+
+def rebalance(*stages: Stage) -> None:
+    for _ in range(6):
+        for stage in stages:
+            stage.turn(1)
+
+
+def test_what_a_rebalance_gives_back_at_once_is_not_restored(broker: MemoryBroker) -> None:
+    first = Stage(broker, service_class=Restoring)
+    send(broker, "a", partition=0)
+    send(broker, "a", partition=1)
+    first.turn()
+    second = Stage(broker, instance=1, service_class=Restoring)
+    rebalance(first, second)
+    assert first.service.restored == [0, 1], "both at its start, and 0 was kept when 1 was handed over"
+    assert second.service.restored == [1]
+    assert first.service.counts == {0: {b"k": 1}}, "what another has is forgotten"
+    send(broker, "b", partition=0)
+    send(broker, "b", partition=1)
+    rebalance(first, second)
+    assert outputs(broker) == [b"k:1:a", b"k:1:a", b"k:2:b", b"k:2:b"]
+
+
+def test_what_another_has_committed_for_meanwhile_is_restored(broker: MemoryBroker) -> None:
+    stage = Stage(broker, service_class=Restoring)
+    send(broker, "a", partition=0)
+    send(broker, "a", partition=1)
+    stage.turn()
+    both = [("in", 0), ("in", 1)]
+    stage.loop.revoked(both)
+    # Slow to join again: meanwhile partition 1 had another owner, who committed and is gone.
+    broker.group("p-count").notes["in", 1] = write_note(Note(1_000, "another-1"))
+    broker.append(OutRecord("state", b"k", b"7", 0, 1))
+    stage.loop.assigned(both)
+    assert stage.service.restored == [0, 1, 1]
+    assert stage.service.counts == {0: {b"k": 1}, 1: {b"k": 7}}
+
+
+def test_nobody_keeps_state_that_is_not_given_back(broker: MemoryBroker) -> None:
+    stage = Stage(broker, service_class=Restoring)
+    send(broker, "a", partition=1)
+    stage.turn()
+    stage.loop.revoked([("in", 0), ("in", 1)])
+    assert stage.service.counts.keys() == {0, 1}
+    stage.loop.assigned([])
+    assert stage.service.counts == {}
+
+
+def test_nothing_is_kept_of_work_that_could_not_be_committed(broker: MemoryBroker) -> None:
+    first = Stage(broker, service_class=Restoring)
+    send(broker, "a", partition=0)
+    first.turn()
+    first.loop._pace.due_at = lambda records: float("inf")
+    send(broker, "b", partition=0)
+    first.turn(2)
+    broker.fence("p-count-0")
+    second = Stage(broker, instance=1, service_class=Restoring)
+    rebalance(first, second)
+    assert first.service.restored.count(0) >= 2
+    del first.loop._pace.due_at
+    rebalance(first, second)
+    assert outputs(broker) == [b"k:1:a", b"k:2:b"]
 
 
 def test_a_process_whose_id_is_taken_recovers_once_and_then_ends(broker: MemoryBroker) -> None:

@@ -10,7 +10,7 @@ from tidemill import clock
 from tidemill.errors import Fenced, StateCorrupt
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
-from tidemill.runtime.kafka.offsets import stable_offsets, times_of
+from tidemill.runtime.kafka.offsets import notes_of, stable_offsets
 from tidemill.runtime.kafka.producer import TransactionalProducer
 from tidemill.runtime.kafka.reader import partition_numbers
 from tidemill.runtime.kafka.records import drain, harmless, serve_callbacks, sort_out
@@ -130,8 +130,8 @@ class KafkaClient:
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
         return stable_offsets(self._member, self._identity.group, partitions)
 
-    def committed_times(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        return times_of(self._member, partitions)
+    def committed_notes(self, partitions: Collection[Partition]) -> dict[Partition, str]:
+        return notes_of(self._member, partitions)
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
         """The true high watermark, not the last stable offset that a read_committed consumer is told."""
@@ -164,9 +164,9 @@ class KafkaClient:
         self._producer.produce(records)
 
     def send_offsets(
-        self, offsets: Mapping[Partition, int], deadline: Deadline, times: Mapping[Partition, int] | None = None
+        self, offsets: Mapping[Partition, int], deadline: Deadline, notes: Mapping[Partition, str] | None = None
     ) -> None:
-        self._producer.send_offsets(offsets, self._member.consumer_group_metadata(), deadline, times)
+        self._producer.send_offsets(offsets, self._member.consumer_group_metadata(), deadline, notes)
 
     def commit(self, deadline: Deadline) -> None:
         self._producer.commit(deadline)
@@ -231,6 +231,8 @@ class KafkaClient:
                 consumer.unassign()
             return
         self._owned.update(new)
+        if self._standby is not None:
+            self._standby.take({number for _, number in new})  # what was not restored needs no copy either
         at = [TopicPartition(*partition, starts.get(partition, int(OFFSET_BEGINNING))) for partition in new]
         self._accept(consumer, at)
         # librdkafka remembers a pause over a rebalance; the merge begins these partitions anew and paused none.

@@ -13,8 +13,6 @@ from tidemill.runtime.ports import Partition
 
 _STABLE_WITHIN_S = 60.0
 _REPLACED_BY = "replaced by "
-_NEWEST = "newest "
-"""What an offset's metadata begin with: the mark of a replaced group, or the time up to which a partition was read."""
 _NOT_WITHOUT_ITS_MEMBERS = frozenset(
     {
         KafkaError.UNKNOWN_MEMBER_ID,
@@ -34,15 +32,10 @@ def stable_offsets(consumer: Consumer, group: str, partitions: Collection[Partit
     return {(at.topic, at.partition): at.offset if at.offset >= 0 else None for at in found}
 
 
-def times_of(consumer: Consumer, partitions: Collection[Partition]) -> dict[Partition, int]:
-    """The times that `with_time` put beside the committed offsets of the consumer's group."""
-    found = ((at, at.metadata or "") for at in _stable(consumer, partitions) if at.offset >= 0)
-    return {(at.topic, at.partition): int(text.removeprefix(_NEWEST)) for at, text in found if text.startswith(_NEWEST)}
-
-
-def with_time(partition: Partition, offset: int, time: int | None) -> TopicPartition:
-    """An offset to commit, with the newest timestamp before it in the metadata."""
-    return TopicPartition(*partition, offset, metadata="" if time is None else f"{_NEWEST}{time}")
+def notes_of(consumer: Consumer, partitions: Collection[Partition]) -> dict[Partition, str]:
+    """What stands beside the committed offsets of the consumer's group, where anything does."""
+    found = _stable(consumer, partitions)
+    return {(at.topic, at.partition): at.metadata for at in found if at.offset >= 0 and at.metadata}
 
 
 def group_offsets(

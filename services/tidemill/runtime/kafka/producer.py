@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from tidemill.errors import Fenced, TidemillError
 from tidemill.runtime.deadline import Deadline, Watchdog
-from tidemill.runtime.kafka.offsets import with_time
 from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, TRANSACTION_TIMEOUT_S, Settings, error_of, refused
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.ports import AbortedError, Partition, ProducerLostError
@@ -107,10 +106,10 @@ class TransactionalProducer:
         offsets: Mapping[Partition, int],
         group_metadata: Any,
         deadline: Deadline,
-        times: Mapping[Partition, int] | None = None,
+        notes: Mapping[Partition, str] | None = None,
     ) -> None:
         """Step 5."""
-        positions = [with_time(at, offset, (times or {}).get(at)) for at, offset in offsets.items()]
+        positions = [TopicPartition(*at, offset, metadata=(notes or {}).get(at, "")) for at, offset in offsets.items()]
         while True:
             try:
                 timeout = deadline.at_most(CALL_TIMEOUT_S)
