@@ -1,23 +1,54 @@
 """The two configuration files of the local broker."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from tidemill.local.machine import LOOPBACK
 
 _FOREVER_MS = 2**63 - 1
 
 
-def server_properties(port: int, controller_port: int, data_dir: Path) -> str:
+class Proxied(NamedTuple):
+    """A listener for clients behind a proxy: where the broker listens, and the port that it tells them."""
+
+    listens: int
+    advertised: int
+
+
+class Ports(NamedTuple):
+    """Loopback ports of the node."""
+
+    broker: int
+    controller: int
+    upstream: Proxied | None
+
+    @property
+    def chosen(self) -> bool:
+        return self.broker != 0
+
+    @property
+    def bound(self) -> tuple[int, ...]:
+        """Those on which the broker itself listens."""
+        return (self.broker, self.controller, *((self.upstream.listens,) if self.upstream else ()))
+
+
+def server_properties(ports: Ports, data_dir: Path) -> str:
     """One KRaft node that is broker and controller, for a small machine and for records dated years ago."""
-    listeners = f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}"
+    listeners = f"PLAINTEXT://{LOOPBACK}:{ports.broker},CONTROLLER://{LOOPBACK}:{ports.controller}"
+    advertised, protocols = listeners, "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT"
+    if ports.upstream is not None:
+        # A client stays with the listener that it came by: whatever the broker tells it leads through the proxy again.
+        listeners += f",PROXIED://{LOOPBACK}:{ports.upstream.listens}"
+        advertised += f",PROXIED://{LOOPBACK}:{ports.upstream.advertised}"
+        protocols += ",PROXIED:PLAINTEXT"
     settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
-        "controller.quorum.bootstrap.servers": f"{LOOPBACK}:{controller_port}",
+        "controller.quorum.bootstrap.servers": f"{LOOPBACK}:{ports.controller}",
         "listeners": listeners,
-        "advertised.listeners": listeners,
+        "advertised.listeners": advertised,
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        "listener.security.protocol.map": protocols,
         "log.dir": data_dir,
         # One replica of everything, few partitions of the internal topics.
         "offsets.topic.replication.factor": 1,

@@ -19,6 +19,7 @@ from typing import IO, Self
 from tidemill import clock
 from tidemill.errors import EnvironmentUnusable
 from tidemill.local import brokerconfig, jars, machine, processes
+from tidemill.local.brokerconfig import Ports, Proxied
 
 _START_TIMEOUT_S = 90.0
 _STOP_GRACE_S = 20.0
@@ -34,21 +35,25 @@ class LocalKafka:
     `port` 0 takes a free one, anew for each object but kept over `restart`. Start it from a thread that lives as long
     as the broker should: on Linux the broker is killed when that thread ends, so it never outlives its owner. A folder
     serves one broker at a time. Not thread-safe.
+
+    With `proxied_port` it has a second listener for clients that come through a proxy: it tells them that port as its
+    own, where the caller's proxy must listen, and itself listens on `upstream_port`, to which the proxy forwards.
     """
 
     def __init__(
         self,
         data_dir: Path,
         port: int = 0,
-        controller_port: int = 0,
         *,
+        proxied_port: int | None = None,
         heap_mb: int = 512,
         cache_dir: Path | None = None,
         report: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._dir = Path(data_dir).absolute()
-        self._wanted = (port, controller_port)
-        self._ports = (0, 0)
+        self._wanted = port
+        self._proxied_port = proxied_port
+        self._ports = Ports(0, 0, None)
         self._heap_mb = heap_mb
         self._cache_dir = cache_dir
         self._report = report
@@ -58,7 +63,14 @@ class LocalKafka:
     @property
     def bootstrap_servers(self) -> str:
         """`host:port` for clients; known once `start` has returned, and unchanged by `restart`."""
-        return f"{machine.LOOPBACK}:{self._ports[0]}"
+        return f"{machine.LOOPBACK}:{self._ports.broker}"
+
+    @property
+    def upstream_port(self) -> int:
+        """Where a proxy on `proxied_port` forwards to; known once `start` has returned, and unchanged by `restart`."""
+        if self._ports.upstream is None:
+            raise ValueError("the broker has no second listener: give it a proxied_port")
+        return self._ports.upstream.listens
 
     @property
     def pid(self) -> int | None:
@@ -90,7 +102,7 @@ class LocalKafka:
         paths = jars.fetch_jars(self._cache_dir or jars.default_cache_dir(), report=self._report)
         classpath = os.pathsep.join(str(path) for path in paths)
         with self._claim_folder() as claim:
-            keep = self._ports if all(self._ports) and all(map(machine.port_is_free, self._ports)) else None
+            keep = self._ports if self._ports.chosen and all(map(machine.port_is_free, self._ports.bound)) else None
             for attempt in range(1, _PORT_ATTEMPTS + 1):
                 self._ports = keep or self._choose_ports()
                 self._write_configuration()
@@ -106,9 +118,9 @@ class LocalKafka:
                 try:
                     self._wait_until_ready()
                 except _PortLostError:
-                    if attempt == _PORT_ATTEMPTS or all(self._wanted):
+                    if attempt == _PORT_ATTEMPTS:
                         raise EnvironmentUnusable(
-                            f"Kafka lost port {self._ports[0]} or {self._ports[1]} to another program.",
+                            f"Kafka lost one of its ports {self._ports.bound} to another program.",
                             hint="Run the command again, or name other ports.",
                         ) from None
                     keep = None
@@ -179,20 +191,23 @@ class LocalKafka:
             ) from None
         return claim
 
-    def _choose_ports(self) -> tuple[int, int]:
-        port, controller_port = self._wanted
-        for name, wanted in (("port", port), ("controller port", controller_port)):
-            if wanted and not machine.port_is_free(wanted):
-                raise EnvironmentUnusable(
-                    f"Kafka's {name} {wanted} on {machine.LOOPBACK} is taken by another program.",
-                    hint="Stop that program, or name another port (0 takes a free one).",
-                )
-        port = port or machine.free_port(frozenset({controller_port}))
-        return port, controller_port or machine.free_port(frozenset({port}))
+    def _choose_ports(self) -> Ports:
+        if self._wanted and not machine.port_is_free(self._wanted):
+            raise EnvironmentUnusable(
+                f"Kafka's port {self._wanted} on {machine.LOOPBACK} is taken by another program.",
+                hint="Stop that program, or name another port (0 takes a free one).",
+            )
+        taken = {self._wanted, self._proxied_port or 0}
+        broker = self._wanted or machine.free_port(frozenset(taken))
+        controller = machine.free_port(frozenset(taken | {broker}))
+        if self._proxied_port is None:
+            return Ports(broker, controller, None)
+        listens = machine.free_port(frozenset(taken | {broker, controller}))
+        return Ports(broker, controller, Proxied(listens, self._proxied_port))
 
     def _write_configuration(self) -> None:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._properties.write_text(brokerconfig.server_properties(*self._ports, self._data), "utf-8")
+        self._properties.write_text(brokerconfig.server_properties(self._ports, self._data), "utf-8")
         self._logging.write_text(brokerconfig.log4j_properties(self.log_file), "utf-8")
 
     @property
@@ -206,7 +221,7 @@ class LocalKafka:
         self._report("Preparing Kafka's data folder")
         partial, properties = self._dir / "data.partial", self._dir / "format.properties"
         shutil.rmtree(partial, ignore_errors=True)
-        properties.write_text(brokerconfig.server_properties(*self._ports, partial), "utf-8")
+        properties.write_text(brokerconfig.server_properties(self._ports, partial), "utf-8")
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         arguments = ("format", "--standalone", f"--cluster-id={cluster}", "--config", str(properties))
         result = subprocess.run(
@@ -263,7 +278,7 @@ class LocalKafka:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection((machine.LOOPBACK, self._ports[0]), timeout=2) as connection:
+            with socket.create_connection((machine.LOOPBACK, self._ports.broker), timeout=2) as connection:
                 connection.sendall(_API_VERSIONS_REQUEST)
                 return len(connection.recv(8)) > 0
         except OSError:
