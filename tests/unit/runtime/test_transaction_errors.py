@@ -21,6 +21,7 @@ ABORTABLE = failure(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True)
 RETRIABLE = failure(KafkaError._TIMED_OUT, retriable=True)
 FATAL = failure(KafkaError._FENCED, fatal=True)
 UNFLAGGED = failure(KafkaError._STATE)
+FENCED_YET_ABORTABLE = failure(KafkaError._FENCED, txn_requires_abort=True)
 
 
 class Handle:
@@ -69,8 +70,13 @@ def plan(call: str, *failures: BaseException) -> None:
 @pytest.mark.parametrize("call", ["send_offsets_to_transaction", "commit_transaction"])
 @pytest.mark.parametrize(
     ("error", "meaning"),
-    [(ABORTABLE, AbortedError), (FATAL, ProducerLostError), (UNFLAGGED, ProducerLostError)],
-    ids=["abortable", "fatal", "no flag"],
+    [
+        (ABORTABLE, AbortedError),
+        (FATAL, ProducerLostError),
+        (UNFLAGGED, ProducerLostError),
+        (FENCED_YET_ABORTABLE, ProducerLostError),
+    ],
+    ids=["abortable", "fatal", "no flag", "fenced, though abortable"],
 )
 def test_an_error_either_aborts_or_costs_the_producer(
     producer: TransactionalProducer, call: str, error: KafkaException, meaning: type[Exception]
@@ -120,6 +126,17 @@ def test_a_doubtful_request_replaces_the_producer_under_the_same_id_before_the_n
     assert HANDLES[1].calls[-1] == "begin_transaction"
 
 
+def test_after_an_aborted_transaction_the_next_has_a_new_epoch(producer: TransactionalProducer) -> None:
+    producer.begin()
+    plan("commit_transaction", ABORTABLE)
+    with pytest.raises(AbortedError):
+        producer.commit(soon())
+    producer.abort(soon())
+    assert len(HANDLES) == 1, "the abort belongs to the old one"
+    producer.begin()
+    assert len(HANDLES) == 2
+
+
 def test_harmless_log_lines_replace_nothing(producer: TransactionalProducer) -> None:
     HANDLES[0].logger.log(10, "%s", "CONNECTED")
     producer.begin()
@@ -162,3 +179,12 @@ def test_a_start_that_is_fenced_names_the_shared_instance(producer: Transactiona
 def test_its_settings_leave_room_for_the_transaction_timeout(producer: TransactionalProducer) -> None:
     settings = HANDLES[0].settings
     assert settings["message.timeout.ms"] < settings["transaction.timeout.ms"]
+
+
+def test_no_option_silences_the_lines_that_raise_suspicion(monkeypatch: pytest.MonkeyPatch) -> None:
+    HANDLES.clear()
+    monkeypatch.setattr(module, "Producer", Handle)
+    options = {"log_level": "2", "log.connection.close": "false"}
+    TransactionalProducer(dict(options), "fraud-features-0").start()
+    settings = HANDLES[0].settings
+    assert (settings["log_level"], settings["log.connection.close"]) == (6, True)

@@ -15,6 +15,8 @@ from tidemill.runtime.ports import AbortedError, Partition, ProducerLostError
 from tidemill.runtime.service import OutRecord
 
 _SUSPICIOUS = ("REQTMOUT", "FAIL")
+_INFORMATIONAL = 6
+"""The syslog level of the least severe of these lines."""
 _INIT_WITHIN_S = 60.0
 _FENCED_CODES = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 _log = get_logger("producer")
@@ -47,8 +49,10 @@ class TransactionalProducer:
             "transaction.timeout.ms": int(transaction_timeout_s * 1000),
             "message.timeout.ms": int(transaction_timeout_s * 1000) - 1_000,
             "delivery.report.only.error": True,
-            # A connection that closes with requests under way must show in the log, or it raises no suspicion.
+            # A connection that closes with requests under way must show in the log, or it raises no suspicion: neither
+            # line may be switched off from outside.
             "log.connection.close": True,
+            "log_level": _INFORMATIONAL,
         }
         self._id = transactional_id
         self._tap = LogTap()
@@ -175,10 +179,12 @@ class TransactionalProducer:
         self._fail(exception, doing)
 
     def _fail(self, exception: KafkaException, doing: str) -> None:
-        """Abortable → AbortedError; everything else, also what has no flag, costs the producer."""
+        """Abortable → AbortedError, and a new epoch before the next transaction; everything else, also what has no
+        flag, costs the producer at once. So does being fenced, which some requests report as abortable."""
         error = error_of(exception)
         text = f"{doing}: {error.name()}: {error.str()}"
-        if error.txn_requires_abort():
+        if error.txn_requires_abort() and error.code() not in _FENCED_CODES:
+            self._tap.suspicious = True
             raise AbortedError(text) from None
         raise ProducerLostError(text) from None
 
