@@ -1,6 +1,7 @@
 """One transactional producer: protocol steps 3 to 7 on librdkafka, and what its errors mean."""
 
 import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,8 @@ _INFORMATIONAL = 6
 _INIT_WITHIN_S = 60.0
 _FENCED_CODES = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 _log = get_logger("producer")
+# Said by confluent-kafka on stderr, between the lines of JSON, when a producer is dropped whose commit never answered.
+warnings.filterwarnings("ignore", "Producer abort_transaction failed during close", RuntimeWarning)
 
 
 class LogTap:

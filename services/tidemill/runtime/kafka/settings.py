@@ -29,6 +29,13 @@ _COMMON: Final[Mapping[str, Any]] = {
     "client.id": "tidemill",
 }
 
+_FORBIDDEN: Final[Mapping[int, str]] = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "consumer group",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
+}
+
 
 class LibraryLog:
     """librdkafka's own lines as ours. Errors become warnings: it repairs most of them itself."""
@@ -89,6 +96,8 @@ def refused(doing: str, error: KafkaError) -> TidemillError:
         hint = "check that Kafka runs and that the bootstrap servers are right"
     elif error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED):
         hint = "check the security settings in TIDEMILL_KAFKA_OPTIONS"
+    elif error.code() in _FORBIDDEN:
+        hint = f"give the user of this process the right to use the {_FORBIDDEN[error.code()]}: see kafka-acls.sh"
     else:
         hint = "the broker's log says more"
     return TidemillError(f"{doing}: Kafka says {error.name()}: {error.str()}", hint=hint)
