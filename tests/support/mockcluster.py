@@ -57,7 +57,11 @@ def _library() -> ctypes.CDLL:
             None,
             [pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(number)],
         ),
-        ("rd_kafka_mock_broker_error_stack_cnt", number, [pointer, ctypes.c_int32, ctypes.c_int16, pointer]),
+        ("rd_kafka_mock_start_request_tracking", None, [pointer]),
+        ("rd_kafka_mock_clear_requests", None, [pointer]),
+        ("rd_kafka_mock_get_requests", ctypes.POINTER(pointer), [pointer, ctypes.POINTER(ctypes.c_size_t)]),
+        ("rd_kafka_mock_request_api_key", ctypes.c_int16, [pointer]),
+        ("rd_kafka_mock_request_destroy_array", None, [ctypes.POINTER(pointer), ctypes.c_size_t]),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -75,15 +79,25 @@ class MockCluster:
         self._cluster = self._library.rd_kafka_mock_cluster_new(self._handle, 1)
         assert self._cluster, "librdkafka made no mock cluster"
         self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
+        self._library.rd_kafka_mock_start_request_tracking(self._cluster)
         self.bootstrap_servers: str = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
         assert self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1) == 0
 
     def fail_next(self, request: Request, error: int, times: int = 1) -> None:
-        """Answer the next `times` requests of this kind with `error`."""
+        """Answer the next `times` requests of this kind with `error`; `asked` counts from here."""
+        self._library.rd_kafka_mock_clear_requests(self._cluster)
         errors = (ctypes.c_int * times)(*[error] * times)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, request, times, errors)
+
+    def asked(self, request: Request) -> int:
+        """How many requests of this kind have come since the last `fail_next`."""
+        count = ctypes.c_size_t()
+        requests = self._library.rd_kafka_mock_get_requests(self._cluster, ctypes.byref(count))
+        keys = [self._library.rd_kafka_mock_request_api_key(requests[number]) for number in range(count.value)]
+        self._library.rd_kafka_mock_request_destroy_array(requests, count)
+        return keys.count(request)
 
     def clear(self) -> None:
         """Forget every error that was not given yet."""
