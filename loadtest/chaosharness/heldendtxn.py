@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -42,8 +42,6 @@ from tidemill.runtime.ports import AbortedError, ProducerLostError
 from tidemill.runtime.service import OutRecord
 from tidemill.runtime.topics import TopicDefinition
 
-TOPIC = "held-endtxn"
-TRANSACTIONAL_ID = "held-endtxn-0"
 _PARTITIONS = 2
 _COMMIT_WITHIN_S = 30.0
 _RELEASED_WITHIN_S = 15.0
@@ -64,13 +62,15 @@ class Plan:
     by: By = "silence"
     recycle: bool = True
     socket_timeout_ms: int = 1_000
+    name: str = "held-endtxn"
+    """Of the topic and of the transactional id: one for each exercise on a broker."""
 
 
 class CountingProducer(TransactionalProducer):
     """The runtime's producer, which counts its recycles, and can be told to ignore its doubts."""
 
-    def __init__(self, settings: Settings, *, recycle: bool) -> None:
-        super().__init__(settings, TRANSACTIONAL_ID)
+    def __init__(self, settings: Settings, name: str, *, recycle: bool) -> None:
+        super().__init__(settings, name)
         self.recycles = 0
         self._heeds_doubts = recycle
 
@@ -91,9 +91,10 @@ class CountingProducer(TransactionalProducer):
 class Client:
     """Runs single transactions of two halves and keeps what it was told of each."""
 
-    def __init__(self, producer: CountingProducer) -> None:
+    def __init__(self, producer: CountingProducer, topic: str) -> None:
         self.told: list[Told] = []
         self._producer = producer
+        self._topic = topic
 
     def transact(self, *, commit: bool, second_to: int, between: Callable[[], None] = lambda: None) -> None:
         """The first half goes to partition 0; `between` runs before the second is written."""
@@ -102,9 +103,9 @@ class Client:
         ending = False
         try:
             self._producer.begin()
-            self._producer.produce([_half(number, "first", 0)])
+            self._producer.produce([self._half(number, "first", 0)])
             between()
-            self._producer.produce([_half(number, "second", second_to)])
+            self._producer.produce([self._half(number, "second", second_to)])
             self._producer.settle()
             ending = commit
             if commit:
@@ -122,7 +123,7 @@ class Client:
         """One last committed record in every partition, by a new epoch: whatever stands open before it is decided."""
         self._producer.recycle()
         self._producer.begin()
-        self._producer.produce([_record(b"end", number) for number in range(_PARTITIONS)])
+        self._producer.produce([self._record(b"end", number) for number in range(_PARTITIONS)])
         self._producer.commit(Deadline(_COMMIT_WITHIN_S))
 
     def _give_up(self) -> None:
@@ -131,23 +132,26 @@ class Client:
         except ProducerLostError:
             self._producer.recycle()
 
+    def _half(self, transaction: int, half: Half, partition: int) -> OutRecord:
+        return self._record(f"{transaction}:{half}".encode(), partition)
 
-def _half(transaction: int, half: Half, partition: int) -> OutRecord:
-    return _record(f"{transaction}:{half}".encode(), partition)
-
-
-def _record(value: bytes, partition: int) -> OutRecord:
-    return OutRecord(TOPIC, b"k", value, _EVENT_TIME_MS, partition)
+    def _record(self, value: bytes, partition: int) -> OutRecord:
+        return OutRecord(self._topic, b"k", value, _EVENT_TIME_MS, partition)
 
 
-def exercise(plan: Plan, broker: str, proxy: Proxy, progress: Progress) -> dict[str, Any]:
-    """The plan on a running broker behind a running proxy; `broker` is its own address, for the reader."""
+def exercise(
+    plan: Plan, broker: str, proxy: Proxy, progress: Progress, options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The plan on a running broker behind a running proxy, which nobody else uses; `broker` is its own address, for the
+    reader. `options` are an operator's librdkafka settings."""
     began = clock.monotonic()
-    Admin(broker).create_topics([TopicDefinition(TOPIC, _PARTITIONS, 1, {"retention.ms": "-1"}, "chaos", "chaos")])
-    options = {"socket.timeout.ms": str(plan.socket_timeout_ms)}
-    producer = CountingProducer(writing_settings(proxy.bootstrap_servers, options), recycle=plan.recycle)
+    Admin(broker).create_topics([TopicDefinition(plan.name, _PARTITIONS, 1, {"retention.ms": "-1"}, "chaos", "chaos")])
+    settings = writing_settings(
+        proxy.bootstrap_servers, {**(options or {}), "socket.timeout.ms": str(plan.socket_timeout_ms)}
+    )
+    producer = CountingProducer(settings, plan.name, recycle=plan.recycle)
     producer.start()
-    client = Client(producer)
+    client = Client(producer, plan.name)
     random = Random(plan.seed)
     for number in range(plan.count):
         proxy.hold(Api.END_TXN, by=plan.by)
@@ -161,7 +165,7 @@ def exercise(plan: Plan, broker: str, proxy: Proxy, progress: Progress) -> dict[
             progress(f"{number + 1} of {plan.count} held, {producer.recycles} recycles")
     client.close_the_log()
     producer.close()
-    seen = committed_values(broker, TOPIC, _PARTITIONS, last=b"end")
+    seen = committed_values(broker, plan.name, _PARTITIONS, last=b"end")
     return _report(plan, client.told, seen, proxy, producer.recycles) | {"seconds": round(clock.monotonic() - began, 1)}
 
 

@@ -83,6 +83,10 @@ class Proxy:
         the connections that lost something are reset: what they carry makes no sense any more."""
         self._call(self._half_open, seconds, requests, answers)
 
+    def healed(self) -> bool:
+        """Whether nothing is swallowed any more."""
+        return self._call(lambda: not any(self._swallows))
+
     def hold(self, api: Api = Api.END_TXN, count: int = 1, by: Literal["silence", "reset"] = "silence") -> None:
         """Keep back the next `count` of these transactional requests, one at a time for each transactional id, and
         deliver each inside its producer's next transaction. The client hears nothing until its own time-out, or with

@@ -86,8 +86,7 @@ def parse_request(frame: bytes) -> Request:
     try:
         api, version, correlation, client_length = _REQUEST.unpack_from(frame, 4)
         at = 4 + _REQUEST.size
-        client = frame[at : at + max(client_length, 0)].decode()
-        at += max(client_length, 0)
+        client, at = _text(frame, at, max(client_length, 0))
         transactional_id = None
         flexible_from = _FLEXIBLE_FROM.get(api)
         if flexible_from is not None:
@@ -121,13 +120,19 @@ def error_code(request: Request, response: bytes) -> int:
 def _string(data: bytes, at: int) -> tuple[str | None, int]:
     (length,) = _INT16.unpack_from(data, at)
     at += _INT16.size
-    return (None, at) if length < 0 else (data[at : at + length].decode(), at + length)
+    return (None, at) if length < 0 else _text(data, at, length)
 
 
 def _compact_string(data: bytes, at: int) -> tuple[str | None, int]:
     """Its length plus one comes first; 0 stands for null."""
     length, at = _varint(data, at)
-    return (None, at) if length == 0 else (data[at : at + length - 1].decode(), at + length - 1)
+    return (None, at) if length == 0 else _text(data, at, length - 1)
+
+
+def _text(data: bytes, at: int, length: int) -> tuple[str, int]:
+    if at + length > len(data):
+        raise IndexError(f"a text of {length} bytes is cut short")
+    return data[at : at + length].decode(), at + length
 
 
 def _skip_tags(data: bytes, at: int) -> int:

@@ -1,79 +1,20 @@
 """A stateful service as a real process on a real Kafka: killed after every step of the protocol, stopped."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from support.brokers import KafkaUnderTest, read_all
 from support.counting import expected
+from support.countingruns import Traffic, create_topics, process
 from support.polling import eventually
-from tidemill.runtime.service import OutRecord
 from tidemill.runtime.transaction import Step
 
 pytestmark = pytest.mark.kafka
-
-TESTS = Path(__file__).parents[2]
-KEYS = 7
-
-
-@contextmanager
-def process(tmp_path: Path, kafka: str, prefix: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A counting process; its log goes to a file whose end is shown when something goes wrong."""
-    settings = {
-        "TIDEMILL_BOOTSTRAP_SERVERS": kafka,
-        "TIDEMILL_PIPELINE": prefix,
-        "TIDEMILL_ENDPOINT_FILE": str(tmp_path / "endpoint.json"),
-        "TIDEMILL_MAX_POLL_RECORDS": "50",
-        "TOY_PREFIX": prefix,
-        "PYTHONPATH": str(TESTS),
-        **environment,
-    }
-    with (tmp_path / "process.log").open("ab") as log:
-        started = subprocess.Popen(
-            [sys.executable, "-m", "support.counting_process"],
-            env={**os.environ, **settings},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield started
-    finally:
-        if started.poll() is None:
-            started.kill()
-        started.wait(10)
-
-
-def create_topics(broker: KafkaUnderTest, prefix: str) -> None:
-    for role in ("in", "out", "dlq"):
-        broker.create_topic(f"{prefix}-{role}", 2)
-    broker.create_topic(f"{prefix}-state", 2, compacted=True)
-
-
-class Traffic:
-    """Records with running values; remembers what was sent."""
-
-    def __init__(self, broker: KafkaUnderTest, prefix: str) -> None:
-        self._broker = broker
-        self._topic = f"{prefix}-in"
-        self.sent: list[tuple[bytes, bytes]] = []
-
-    def send(self, count: int) -> None:
-        begin = len(self.sent)
-        new = [(b"key-%d" % (number % KEYS), b"%d" % number) for number in range(begin, begin + count)]
-        self.sent += new
-        self._broker.append(*(OutRecord(self._topic, key, value, 1_000 + int(value)) for key, value in new))
-
-    def arrived(self, kafka: str, prefix: str) -> list[bytes]:
-        return sorted(record.value or b"" for record in read_all(kafka, f"{prefix}-out"))
 
 
 def url_of(tmp_path: Path) -> str:

@@ -19,6 +19,9 @@ _SUSPICIOUS = ("REQTMOUT", "FAIL")
 _INFORMATIONAL = 6
 """The syslog level of the least severe of these lines."""
 _INIT_WITHIN_S = 60.0
+_HUNG_AFTER_S = 1.5 * CALL_TIMEOUT_S
+"""A call that was to end by CALL_TIMEOUT_S. By now the coordinator is about to abort its transaction anyway, and a
+connection that lost its answers for some seconds is enough to hang it: measured behind a half-open network."""
 _FENCED_CODES = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 _log = get_logger("producer")
 # Said by confluent-kafka on stderr, between the lines of JSON, when a producer is dropped whose commit never answered.
@@ -59,7 +62,7 @@ class TransactionalProducer:
         }
         self._id = transactional_id
         self._tap = LogTap()
-        self._watchdog = Watchdog(3 * CALL_TIMEOUT_S)
+        self._watchdog = Watchdog(_HUNG_AFTER_S)
         self._producer: Producer | None = None
         self._in_transaction = False
 
