@@ -134,4 +134,5 @@ def test_a_service_behind_a_bad_network_neither_loses_nor_repeats(
         traffic.send(100)
         eventually(all_arrived, within_s=90.0)
         service.stop()
+    assert service.restarts == 0, "it came through by itself"
     assert traffic.arrived(kafka, unique) == expected(traffic.sent)

@@ -20,8 +20,7 @@ _INFORMATIONAL = 6
 """The syslog level of the least severe of these lines."""
 _INIT_WITHIN_S = 60.0
 _HUNG_AFTER_S = 1.5 * CALL_TIMEOUT_S
-"""A call that was to end by CALL_TIMEOUT_S. By now the coordinator is about to abort its transaction anyway, and a
-connection that lost its answers for some seconds is enough to hang it: measured behind a half-open network."""
+"""A call that was to end by CALL_TIMEOUT_S. By now the coordinator is about to abort its transaction anyway."""
 _FENCED_CODES = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 _log = get_logger("producer")
 # Said by confluent-kafka on stderr, between the lines of JSON, when a producer is dropped whose commit never answered.
@@ -59,6 +58,10 @@ class TransactionalProducer:
             # line may be switched off from outside.
             "log.connection.close": True,
             "log_level": _INFORMATIONAL,
+            # When every broker is away at once, be it for a reset connection to the only one, librdkafka by default drops
+            # all it knows of them, and send_offsets_to_transaction would wait for ever for the coordinator that it dropped
+            # (its issue 5511). A producer that is of no use for long is replaced, which asks the servers anew.
+            "metadata.recovery.strategy": "none",
         }
         self._id = transactional_id
         self._tap = LogTap()
