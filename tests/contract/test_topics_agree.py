@@ -37,7 +37,7 @@ def _messages(topic: TopicDefinition) -> set[str]:
 
 def test_the_pipeline_has_the_topics_of_the_design() -> None:
     roles = ["events", "labels", "by-terminal", "features", "predictions", "shadow", "outcomes", "drift", "decisions"]
-    roles += ["models", "model-chunks", "dlq", "raw-payments", "raw-chargebacks"]
+    roles += ["models", "model-chunks", "dlq", "dlq-replays", "raw-payments", "raw-chargebacks"]
     roles += [f"{stage}-state" for stage in ("customer", "terminal", "outcomes", "inference", "drift", "retrain")]
     assert sorted(PLANNED) == sorted(f"fraud-{role}" for role in roles)
 

@@ -1,4 +1,4 @@
-"""`tidemill dlq`: what was refused, why, and the original bytes."""
+"""`tidemill dlq`: what was refused, why, and the original bytes; and the way back."""
 
 import sys
 from collections import Counter
@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from tidemill.cli.app import group
+from tidemill.cli.dlqreplay import replay_dead_letters
 from tidemill.cli.output import BootstrapServers, JsonFlag, PipelineArgument, console, require_servers, write_json
 from tidemill.errors import ConfigurationError
 from tidemill.runtime.pipelinefile import load_pipeline
@@ -16,7 +17,8 @@ from tidemill.runtime.service import Record
 
 _PREFIX = "__connect.errors."
 
-app = group("The dead-letter topic: records that were refused, with their reasons and their original bytes.")
+app = group("The dead-letter topic: what was refused, with its reasons and its original bytes, and the way back.")
+app.command("replay")(replay_dead_letters)
 
 
 @app.command("ls")

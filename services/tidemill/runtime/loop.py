@@ -25,6 +25,7 @@ from tidemill.runtime.breaker import Breaker
 from tidemill.runtime.changelog import Takeover
 from tidemill.runtime.config import RuntimeConfig
 from tidemill.runtime.deadline import Deadline
+from tidemill.runtime.dlq import for_stage, stage_address
 from tidemill.runtime.health import Health
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.notes import Note, commit_names, times_of, write_note
@@ -73,6 +74,7 @@ class Loop:
         self._log = log
         self._service = service
         self._spec = spec
+        self._address = stage_address(spec.pipeline, spec.name)
         self._health = health
         self._max_poll_records = config.max_poll_records
         self._pace = Pace(max(config.transaction_gap_ms, spec.gap_ms) / 1000, config.max_poll_records // 4)
@@ -211,7 +213,7 @@ class Loop:
         if released.forced:
             self._health.metrics.count("tidemill_runtime_forced_releases_total")
         if released.records:
-            self._service.add(released.records, now)  # 2
+            self._service.add(for_stage(released.records, self._address), now)  # 2
             self._pending.positions.update(released.positions)
             self._pending.counts.update(released.counts)
             self._pending.newest = max(self._pending.newest, released.records[-1].timestamp)
@@ -332,7 +334,7 @@ class Loop:
         over = self._replay.over
         released = self._merge.release_all() if over else self._merge.release(now)
         if released.records:
-            self._service.add(released.records, now)
+            self._service.add(for_stage(released.records, self._address), now)
             self._service.flush(now)
             self._service.committed()
         self._bound_memory()

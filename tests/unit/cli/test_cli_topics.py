@@ -57,7 +57,7 @@ def test_plan_exits_1_when_a_topic_conflicts(capsys: pytest.CaptureFixture[str],
     broker.topics[events.name] = as_existing(events)._replace(partitions=2)
     code, out, _ = run(capsys, "topics", "plan", "fraud", "--bootstrap-servers", "kafka:9092", "--json")
     assert code == 1
-    assert {"action": "conflict", "topic": "fraud-events"}.items() <= json.loads(out)["actions"][6].items()
+    assert {"action": "conflict", "topic": "fraud-events"}.items() <= json.loads(out)["actions"][7].items()
 
 
 def test_apply_creates_them_and_is_quiet_the_second_time(

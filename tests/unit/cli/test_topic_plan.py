@@ -25,7 +25,8 @@ def changed(**topics: Any) -> Pipeline:
 def test_partitions_of_the_pipeline_apply_to_all_topics_that_are_read_together() -> None:
     found = planned(changed(partitions=12))
     assert {name for name, topic in found.items() if topic.partitions == 1} == {
-        *("fraud-drift", "fraud-decisions", "fraud-models", "fraud-model-chunks", "fraud-retrain-state")
+        *("fraud-drift", "fraud-decisions", "fraud-models", "fraud-model-chunks", "fraud-retrain-state"),
+        "fraud-dlq-replays",
     }
     assert {topic.partitions for topic in found.values()} == {1, 12}
 

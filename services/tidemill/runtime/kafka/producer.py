@@ -68,9 +68,12 @@ class TransactionalProducer:
         self._watchdog = Watchdog(_HUNG_AFTER_S)
         self._producer: Producer | None = None
         self._in_transaction = False
+        self.starts = 0
+        """How often a producer of this id was started here: between two of them others may have used the id."""
 
     def start(self) -> None:
         """Fence earlier producers of this id; their open transaction is aborted. Raises TidemillError."""
+        self.starts += 1
         self._tap = LogTap()
         self._in_transaction = False
         self._producer = producer = Producer(self._settings, logger=self._tap)
