@@ -124,6 +124,11 @@ class MemoryBroker:
         self._epochs[transactional_id] = self._epochs.get(transactional_id, -1) + 1
         return self._epochs[transactional_id]
 
+    def time_out_transactions(self, group: str) -> None:
+        """What the coordinator does with the open ones of a group's producers in the end: it aborts and fences them."""
+        for identity in [identity for identity in self._open if identity.rpartition("-")[0] == group]:
+            self.fence(identity)
+
     def is_current(self, transactional_id: str, epoch: int) -> bool:
         return self._epochs.get(transactional_id) == epoch
 
@@ -254,6 +259,8 @@ class MemoryClient:
 
     def begin(self) -> None:
         self._check_epoch()
+        if self._transaction is not None:
+            raise ProducerLostError("begin: a transaction is open already")
         self._transaction = self._broker.begin(self._transactional_id)
 
     def produce(self, records: Iterable[OutRecord]) -> None:
@@ -332,6 +339,8 @@ class MemoryClient:
             raise Fenced(f"another process runs as instance {self._instance} of {self._name}")
         if group.rebalancing and self._instance not in group.given_up:
             self._give_up(listener.revoked)
+            if group.members.get(self._instance) is not self:
+                return  # its session ended meanwhile; it hears of it with its next poll
             group.given_up.add(self._instance)
             if group.given_up == group.members.keys():
                 group.rebalancing = False

@@ -6,7 +6,7 @@ from support.broker_behaviour import BrokerBehaviour, event
 from support.brokers import MemoryUnderTest, join, soon, take
 from tidemill.errors import Fenced
 from tidemill.runtime.memory import MemoryBroker
-from tidemill.runtime.ports import AbortedError
+from tidemill.runtime.ports import AbortedError, ProducerLostError
 
 
 class TestMemoryBroker(BrokerBehaviour):
@@ -44,3 +44,19 @@ def test_a_second_process_with_the_same_instance_ends_the_first(broker: MemoryBr
     join(second, "in")
     with pytest.raises(Fenced):
         first.poll(1, 0)
+
+
+def test_an_open_transaction_times_out_and_its_producer_is_fenced(broker: MemoryBroker) -> None:
+    client = broker.client("group")
+    join(client, "in")
+    client.begin()
+    with pytest.raises(ProducerLostError, match="open already"):
+        client.begin()
+    client.produce([event("out", "orphan")])
+    broker.time_out_transactions("another")
+    assert broker.stable_end(("out", 0)) == 0, "it holds readers up"
+    broker.time_out_transactions("group")
+    assert broker.stable_end(("out", 0)) == 2, "behind it stands its marker"
+    assert broker.read("out") == []
+    with pytest.raises(ProducerLostError, match="EPOCH"):
+        client.commit(soon())

@@ -1,0 +1,12 @@
+"""Whatever happens to the processes of a stage, in any order, each record is answered exactly once."""
+
+from hypothesis import settings
+
+from support.loopmachine import LoopMachine, ReplayMachine
+
+_BOUNDED = settings(stateful_step_count=50, deadline=None)
+
+TestLoop = LoopMachine.TestCase
+TestLoop.settings = settings(_BOUNDED, max_examples=400)
+TestReplay = ReplayMachine.TestCase
+TestReplay.settings = settings(_BOUNDED, max_examples=100)
