@@ -183,8 +183,9 @@ class Loop:
         for partition in partitions:
             self._starts.pop(partition, None)
         whole = not any(number in numbers for _, number in self._starts)
+        settled = whole and not self._reset_due and not self._pending.positions
         # A service with a timer could write for what it does not own any more.
-        if given_up and whole and self._keeps_state and not self._reset_due and self._service.wake_at() is None:
+        if given_up and self._keeps_state and settled and self._service.wake_at() is None:
             self._takeover.part_with(partitions, notes)
         else:
             self._service.drop(sorted(numbers))
