@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Self
 
 from chaosharness.fleet import Fleet
 from chaosharness.schedule import Fault
@@ -85,7 +86,10 @@ class SmallDisk:
     def free(self) -> None:
         (self._folder / "ballast").unlink(missing_ok=True)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Unmount; what was on it is gone."""
         until = clock.monotonic() + 10
         while subprocess.run(["umount", str(self._folder)], capture_output=True, check=False).returncode != 0:

@@ -11,6 +11,7 @@ from chaosharness.fakeclock import FakeClock
 from chaosharness.fleet import Fleet
 from chaosharness.journal import Entry
 from chaosharness.modelfeed import ModelFeed
+from chaosharness.networkfaults import NetworkFaults
 from chaosharness.schedule import RANDOM, Fault
 
 _MEET_WITHIN_S = 12.0
@@ -27,9 +28,17 @@ _JUMPED_FOR_S = 5.0
 class Faults:
     """Does what a schedule says. `missed` are faults that could not take place, such as a failpoint nobody came by."""
 
-    def __init__(self, fleet: Fleet, models: ModelFeed, broker: BrokerFaults, fake_clock: FakeClock | None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        models: ModelFeed,
+        broker: BrokerFaults,
+        network: NetworkFaults | None,
+        fake_clock: FakeClock | None,
+    ) -> None:
         self._fleet = fleet
         self._models = models
+        self._network = network
         self._fake_clock = fake_clock
         self.missed: list[Fault] = []
         self.due_epoch = 0
@@ -41,6 +50,7 @@ class Faults:
             "storm": self._storm,
             "swap": self._swap,
             "clock": self._clock,
+            "network": lambda fault: self._network is not None and self._network.do(fault),
             "broker-kill": broker.kill,
             "broker-stop": broker.stop,
             "disk-full": broker.fill_disk,

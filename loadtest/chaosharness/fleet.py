@@ -10,6 +10,7 @@ from typing import Self
 from chaosharness.journal import ENVIRONMENT, Entry, Journal, JournalReader
 from chaosharness.mutants import MUTANT
 from tidemill import clock
+from tidemill.local.kafka import LocalKafka
 from tidemill.local.stack import Stack, StackSettings
 from tidemill.local.supervisor import Exit, RestartPolicy
 
@@ -22,12 +23,20 @@ class Fleet:
     """A running pipeline without its retrain service, whose part the harness plays. Main thread only."""
 
     def __init__(
-        self, pipeline: str, folder: Path, environment: Mapping[str, str], mutant: str, report: Callable[[str], None]
+        self,
+        pipeline: str,
+        folder: Path,
+        broker: LocalKafka,
+        environment: Mapping[str, str],
+        mutant: str,
+        report: Callable[[str], None],
     ) -> None:
+        """The broker runs already; `environment` is that of every service, such as the proxy to connect to."""
         self._folder = folder / "chaos"
         settings = StackSettings(
             pipeline,
             folder / "data",
+            bootstrap_servers=broker.bootstrap_servers,
             launcher=("chaosharness.victim",),
             without=frozenset({"retrain"}),
             restarts=_ALWAYS,

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from chaosharness.faults import Faults
 from chaosharness.fleet import Fleet
 from chaosharness.journal import kills_by_failpoint, recoveries, totals
 from chaosharness.modelfeed import ModelFeed
+from chaosharness.networkfaults import NetworkFaults
+from chaosharness.proxy import Proxy
 from chaosharness.schedule import KILLABLE, Counts, Fault, plan
 from tidemill import clock
 from tidemill.errors import TidemillError
+from tidemill.local.kafka import LocalKafka
 from tidemill.local.lineprocess import LineProcess
+from tidemill.local.machine import free_port
 from tidemill.local.supervisor import NEVER, ServiceCommand, Supervisor
 from tidemill.scenarios import catalog
 
@@ -33,6 +38,7 @@ _SECONDS: Mapping[str, float] = {
     "zombie": 45.0,
     "storm": 32.0,
     "clock": 10.0,
+    "network": 10.0,
     "broker-kill": 20.0,
     "broker-stop": 25.0,
     "disk-full": 30.0,
@@ -61,6 +67,7 @@ def counts_of(options: Options) -> Counts:
         broker_stops=each["broker-stop"],
         disks_full=each["disk-full"],
         clock_jumps=each["clock"],
+        network=each["network"],
         zombies=each["zombie"],
         storms=each["storm"],
         swaps=_SWAPS,
@@ -85,9 +92,6 @@ class Run:
         self._schedule = plan(options.seed, counts_of(options), services)
         self._rate = rate_of(options, self._schedule)
         self._clock = FakeClock(folder / "clock") if "clock" in options.faults else None
-        self._disk: SmallDisk | None = None
-        environment = {"TIDEMILL_GROUP_PROTOCOL": options.protocol, **(self._clock.environment if self._clock else {})}
-        self._fleet = Fleet(PIPELINE, folder, environment, options.mutant, say)
         self._producer = Supervisor(folder / "logs", NEVER)
         self._quiet_s = options.patience_s * _QUIET_SHARE
         self._looked = 0.0
@@ -95,31 +99,33 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """Blocks for as long as the stream lasts and its audit takes; progress goes to `say`."""
-        if "disk-full" in self._options.faults:
-            self._disk = SmallDisk(self._folder / "data" / "kafka", _DISK_MB)
-        try:
-            return self._under_attack()
-        finally:
-            if self._disk is not None:
-                self._disk.close()
-
-    def _under_attack(self) -> dict[str, Any]:
-        with self._fleet as fleet:
+        folder = self._folder / "data" / "kafka"
+        with ExitStack() as opened:
+            disk = opened.enter_context(SmallDisk(folder, _DISK_MB)) if "disk-full" in self._options.faults else None
+            port = free_port() if "network" in self._options.faults else None
+            broker = opened.enter_context(LocalKafka(folder, report=self._say, proxied_port=port))
+            proxy = None
+            environment = {"TIDEMILL_GROUP_PROTOCOL": self._options.protocol}
+            if port is not None:
+                proxy = opened.enter_context(Proxy(port, broker.upstream_port, self._options.seed))
+                environment["TIDEMILL_BOOTSTRAP_SERVERS"] = proxy.bootstrap_servers
+            if self._clock is not None:
+                environment |= self._clock.environment
+            fleet = Fleet(PIPELINE, self._folder, broker, environment, self._options.mutant, self._say)
+            opened.enter_context(fleet)
             fleet.stack.wait_ready()
+            models = ModelFeed(fleet.stack.bootstrap_servers, fleet.stack.pipeline, fleet.stack.keys_dir)
+            network = None if proxy is None else NetworkFaults(fleet, proxy)
+            faults = Faults(fleet, models, BrokerFaults(fleet, broker, disk), network, self._clock)
             options = ["--bootstrap-servers", fleet.stack.bootstrap_servers, "--pipeline", PIPELINE]
             log_file = self._folder / "logs" / "auditor.log"
             auditor = LineProcess("chaosharness.auditor", options, log_file, {**os.environ, **fleet.python_path})
-            try:
-                return self._attacked(fleet, auditor)
-            finally:
-                self._producer.stop()
-                auditor.close()
+            opened.callback(auditor.close)
+            opened.callback(self._producer.stop)
+            report = self._attacked(fleet, auditor, faults, models)
+            return report if proxy is None else report | {"network": proxy.counts()}
 
-    def _attacked(self, fleet: Fleet, auditor: LineProcess) -> dict[str, Any]:
-        models = ModelFeed(fleet.stack.bootstrap_servers, fleet.stack.pipeline, fleet.stack.keys_dir)
-        broker = fleet.stack.broker
-        assert broker is not None
-        faults = Faults(fleet, models, BrokerFaults(fleet, broker, self._disk), self._clock)
+    def _attacked(self, fleet: Fleet, auditor: LineProcess, faults: Faults, models: ModelFeed) -> dict[str, Any]:
         started = clock.monotonic()
         self._start_producer(fleet)
         self._say(f"{len(self._schedule)} faults over {self._options.events:,} payments, {self._rate:,.0f} a second")

@@ -7,8 +7,9 @@ from typing import Any
 
 from chaosharness import failpoints
 
-FAULTS = ("kill", "usurp", "zombie", "storm", "clock", "broker-kill", "broker-stop", "disk-full")
+FAULTS = ("kill", "usurp", "zombie", "storm", "clock", "network", "broker-kill", "broker-stop", "disk-full")
 """`usurp`: another producer takes the transactional id, so that the service finds itself fenced in mid-stream."""
+NETWORK = ("delay", "reset", "half-open", "hold")
 KILLABLE = ("ingest", "features-customer", "features-terminal", "features-outcomes", "inference", "drift")
 _STATEFUL = frozenset(KILLABLE) - {"ingest"}
 _ZOMBIES = ("features-customer", "features-terminal", "inference")
@@ -43,6 +44,8 @@ class Counts:
     broker_stops: int = 0
     disks_full: int = 0
     clock_jumps: int = 0
+    network: int = 0
+    """Of each kind of network fault."""
     zombies: int = 0
     storms: int = 0
     swaps: int = 0
@@ -59,6 +62,7 @@ def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[
         Fault(_moment(chance), "broker-stop", "kafka", f"{chance.uniform(5, 30):.1f}")
         for _ in range(counts.broker_stops)
     ]
+    faults += [Fault(_moment(chance), "network", "all", kind) for kind in NETWORK for _ in range(counts.network)]
     faults += [Fault(_moment(chance), "disk-full", "kafka") for _ in range(counts.disks_full)]
     faults += [
         Fault(_moment(chance), "clock", "all", str(chance.choice((-1, 1)) * 3_600)) for _ in range(counts.clock_jumps)

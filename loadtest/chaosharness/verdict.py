@@ -25,7 +25,7 @@ def vacuous(report: Mapping[str, Any], faults: Sequence[str], kills: int, bad_sh
         expected |= {"stop": 1, "woken": 1}
     if "storm" in faults:
         expected |= {"storm": 1, "abort": 0}
-    expected |= {name: 1 for name in ("broker-kill", "broker-stop", "disk-full", "clock") if name in faults}
+    expected |= {name: 1 for name in ("broker-kill", "broker-stop", "disk-full", "clock", "network") if name in faults}
     empty = [
         f"{name}: {happened.get(name, 0)} of at least {least}"
         for name, least in expected.items()

@@ -79,11 +79,6 @@ class Stack:
         self.stop()
 
     @property
-    def broker(self) -> LocalKafka | None:
-        """The broker, if this stack started it."""
-        return self._kafka
-
-    @property
     def broker_pid(self) -> int | None:
         """Process id of the broker if this stack started it."""
         return None if self._kafka is None else self._kafka.pid

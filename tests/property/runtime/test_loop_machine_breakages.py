@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from support.loopmachine import INPUTS, KEYS, LoopMachine
 from tidemill.runtime import loop as loop_module
 from tidemill.runtime import transaction
-from tidemill.runtime.changelog import Takeover
+from tidemill.runtime.changelog import Taken, Takeover
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.dlq import to_record
 from tidemill.runtime.loop import Loop
@@ -59,11 +59,11 @@ def no_rewind_after_an_abort(patch: pytest.MonkeyPatch) -> None:
 
 
 def state_kept_after_an_abort(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Takeover, partitions: Collection[Partition], keep_on: Any) -> dict[Partition, int | None]:
+    def take(self: Takeover, partitions: Collection[Partition], keep_on: Any) -> Taken:
         new = {number for _, number in partitions} - self._service.counts.keys()  # type: ignore[attr-defined]
         if new:
             return whole(self, partitions, keep_on)
-        return self._log.committed(partitions)
+        return Taken(self._log.committed(partitions), {})
 
     whole = Takeover.take
     patch.setattr(Takeover, "take", take)
