@@ -58,9 +58,9 @@ class TransactionalProducer:
             # line may be switched off from outside.
             "log.connection.close": True,
             "log_level": _INFORMATIONAL,
-            # When every broker is away at once, be it for a reset connection to the only one, librdkafka by default
-            # drops all it knows of them, and send_offsets_to_transaction would wait for ever for the coordinator that
-            # it dropped (its issue 5511). A producer that is of no use for long is replaced and asks the servers anew.
+            # When every broker is away at once, be it for one reset connection to the only one, librdkafka by default
+            # drops all it knows of them, and send_offsets_to_transaction waits for ever for the coordinator that was
+            # dropped (its issue 5511). A producer that is of no use for long is replaced, and so asks anew.
             "metadata.recovery.strategy": "none",
         }
         self._id = transactional_id
