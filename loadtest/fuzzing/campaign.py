@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzzing.mutation import Mutator
-from fuzzing.targets import TARGETS
+from fuzzing.targets import KNOWN
 
 BLOCK = 500
 """Inputs that share a decoder's state; a finding is the block's number and how far into it."""
@@ -71,7 +71,7 @@ def run_blocks(
 ) -> Iterator[tuple[int, Counter[str], list[Finding]]]:
     """Each block's number, counts and findings. `told(block, index)` is called before each input; the first `skip`
     inputs of the first block are left out."""
-    target = TARGETS[name].make(name)
+    target = KNOWN[name].make(name)
     mutator = Mutator(target.seeds)
     for block in blocks:
         decode, counts, findings = target.fresh(), Counter[str](), list[Finding]()
@@ -129,6 +129,7 @@ class Lane:
             self._start(0)
 
     def _start(self, skip: int) -> None:
+        self._skip = skip
         self._place = self._context.RawArray("q", 3)
         self._queue: Queue[Any] = self._context.Queue()
         arguments = (self._name, self._seed, self._blocks, self._limit_s, skip, self._place, self._queue)
@@ -156,10 +157,10 @@ class Lane:
         self._drain(result)
         if not phase:
             raise RuntimeError(f"the process for {self._name} did not start: {what}")
-        mutator = Mutator(TARGETS[self._name].make(self._name).seeds)
+        mutator = Mutator(KNOWN[self._name].make(self._name).seeds)
         data = list(inputs(mutator, self._seed, self._name, block, index + 1))[-1]
         result.add(Finding(self._name, kind, what, "", block, index, data))
-        result.executions += index + 1
+        result.executions += index + 1 - (self._skip if block == self._blocks[0] else 0)
         self._blocks = self._blocks[self._blocks.index(block) :]
         self._start(index + 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuzzing import campaign
 from fuzzing.campaign import Result
-from fuzzing.targets import TARGETS
+from fuzzing.targets import KNOWN, TARGETS
 
 _LINE_EVERY_S = 10.0
 _INTERRUPTED = 130
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str], doc: str | None = None) -> int:
     )
     parser.add_argument("--executions", type=_positive, default=100_000, help="inputs over all targets together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", action="append", choices=sorted(TARGETS), metavar="NAME", help="repeatable")
+    parser.add_argument("--target", action="append", choices=sorted(KNOWN), metavar="NAME", help="repeatable")
     parser.add_argument("--processes", type=_positive, default=1)
     parser.add_argument("--limit", type=float, default=1.0, metavar="SECONDS", help="a call that takes longer is slow")
     parser.add_argument("--hang", type=float, default=20.0, metavar="SECONDS", help="one that takes longer hangs")
@@ -66,8 +66,8 @@ def main(arguments: Sequence[str], doc: str | None = None) -> int:
 
 def shares(names: Sequence[str], executions: int) -> dict[str, int]:
     """How many of all inputs each target gets: slow ones fewer, each at least one."""
-    whole = sum(TARGETS[name].share for name in names)
-    return {name: max(1, round(executions * TARGETS[name].share / whole)) for name in names}
+    whole = sum(KNOWN[name].share for name in names)
+    return {name: max(1, round(executions * KNOWN[name].share / whole)) for name in names}
 
 
 def report_of(results: dict[str, Result], seed: int) -> dict[str, object]:

@@ -33,7 +33,10 @@ TARGETS = {
     "inference-artefact": Entry("inference", 0.05),
     **dict.fromkeys(("drift-predictions", "drift-outcomes", "drift-state"), Entry("drift")),
     "drift-service": Entry("drift", 0.2),
-    **dict.fromkeys(("retrain-drift", "retrain-decisions", "retrain-outcomes", "retrain-messages"), Entry("retrain")),
+    **dict.fromkeys(("retrain-drift", "retrain-decisions", "retrain-outcomes"), Entry("retrain")),
     **dict.fromkeys(("runtime-letters", "runtime-markers", "runtime-marks", "runtime-options"), Entry("runtime")),
     "runtime-yaml": Entry("runtime", 0.003),
 }
+SELFTESTS = dict.fromkeys(("selftest-raised", "selftest-died", "selftest-hung", "selftest-slow"), Entry("selftest"))
+"""Planted defects, run only when they are named."""
+KNOWN = TARGETS | SELFTESTS

@@ -1,7 +1,4 @@
-"""What the retrain service reads: drift records, decisions, outcomes, the messages of its training process."""
-
-import msgspec
-import orjson
+"""What the retrain service reads: drift records, decisions, outcomes. Models are those of inference."""
 
 from fuzzing import pipelines
 from fuzzing.target import Decode, Target, example_values, stateless
@@ -9,8 +6,8 @@ from tidemill.errors import RecordError
 from tidemill.retrain.core.policy import decide
 from tidemill.retrain.core.records import decode_decision, decode_drift
 from tidemill.retrain.core.situation import Situation
-from tidemill.retrain.messages import decode_job, decode_report
-from tidemill.retrain.outcomes import OutcomeSource
+from tidemill.retrain.outcomes import OutcomeSource, _columns
+from tidemill.runtime.service import Record
 
 
 def drift() -> Target:
@@ -38,19 +35,13 @@ def _folding(seeds: list[bytes], fold: object) -> Target:
 
 
 def outcomes() -> Target:
-    source = OutcomeSource(pipelines.fraud(), lambda topic, start=None: None)  # type: ignore[arg-type, return-value]
-    return stateless(example_values("fraud-outcome"), source._decoder.decode, msgspec.DecodeError)
+    """A record that is read becomes a row of the training data."""
+    pipeline = pipelines.fraud()
+    source = OutcomeSource(pipeline, lambda topic, start=None: None)  # type: ignore[arg-type, return-value]
+    width = len(pipeline.feature_names)
 
+    def read(data: bytes) -> object:
+        row = source._row(Record("fraud-outcomes", 0, 0, 0, b"c-1", data))
+        return _columns([row] if len(row.features) == width else [], width, pipeline.model.output)
 
-def messages() -> Target:
-    """Lines of the training process, from standard output."""
-    job = orjson.dumps({"type": "train", "version": 1, "train_from": 0, "train_to": 1, "holdout_to": 2, "seed": 7})
-    report = orjson.dumps({"type": "compared", "comparison": {"a": 1.5}, "complete_at": 7})
-
-    def decode(data: bytes) -> object:
-        try:
-            return decode_job(data)
-        except msgspec.DecodeError:
-            return decode_report(data)
-
-    return stateless([job, report, b'{"type":"refused","reason":"Kafka is away"}'], decode, msgspec.DecodeError)
+    return stateless(example_values("fraud-outcome"), read, RecordError)

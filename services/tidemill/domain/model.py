@@ -18,6 +18,8 @@ CHUNK_BYTES = 512 * 1024
 QUANTILES = 101
 """Reference quantiles a feature: the 0th to the 100th percentile of the training rows."""
 
+_MOST_DIGITS = 18
+
 Vector = tuple[float | None, ...]
 
 
@@ -156,7 +158,7 @@ def parse_chunk_key(key: bytes) -> tuple[str, int, int]:
     """(model name, version, index). Raises RecordError `schema`."""
     name, _, rest = key.decode("utf-8", "replace").partition("/")
     version, _, index = rest.partition("/")
-    if not (name and version.isdecimal() and index.isdecimal()):
+    if not (name and all(number.isdecimal() and len(number) <= _MOST_DIGITS for number in (version, index))):
         raise RecordError("schema", f"{key!r} is not a chunk key model/version/index")
     return name, int(version), int(index)
 

@@ -5,7 +5,6 @@ it received, unknown members included, whatever order they came in. Keys are 32 
 """
 
 import base64
-import binascii
 import os
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,9 @@ def verify_record(value: bytes, public_key: bytes) -> dict[str, Any]:
     try:
         signature = base64.b64decode(encoded, validate=True)
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _signed_bytes(record))
-    except (binascii.Error, InvalidSignature) as error:
+    except TypeError as error:  # orjson reads deeper nesting than it writes
+        raise RecordError("not_json", f"the record is nested too deeply to be signed: {error}") from error
+    except (ValueError, InvalidSignature) as error:  # of base64 too: not ASCII, or padded wrongly
         raise RecordError("signature", "the signature does not match the record and this public key") from error
     return record
 

@@ -22,7 +22,7 @@ KEY_PREFIX = b"key/"
 HOME = 0
 """The partition that keeps what belongs to no single one."""
 
-_Kept = TypeVar("_Kept", bound=msgspec.Struct)
+_Kept = TypeVar("_Kept", bound=msgspec.Struct | int)
 _HINT = "delete the records of the drift state topic: drift then begins anew from its committed offsets"
 
 
@@ -98,11 +98,11 @@ class Changelog:
         return offsets
 
     def keys(self) -> Iterator[tuple[bytes, int]]:
-        """Each key with the event time of its first record."""
+        """Each key with the event time of its first record. Raises StateCorrupt where that is none."""
         for values in self._values.values():
             for key, value in values.items():
                 if key.startswith(KEY_PREFIX):
-                    yield key[len(KEY_PREFIX) :], int(value)
+                    yield key[len(KEY_PREFIX) :], _decode(value, int)
 
 
 def entry(partition: int, key: bytes, value: msgspec.Struct) -> StateEntry:
@@ -117,5 +117,5 @@ def key_entry(partition: int, key: bytes, first_ms: int) -> StateEntry:
 def _decode(value: bytes, kind: type[_Kept]) -> _Kept:
     try:
         return msgspec.json.decode(value, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StateCorrupt(f"a drift state record is not a {kind.__name__}: {error}", hint=_HINT) from error

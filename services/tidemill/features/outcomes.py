@@ -14,6 +14,7 @@ from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry
 
 _Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
 _Truth = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
@@ -40,7 +41,7 @@ class OutcomeStage:
         self._labels, self._shadows, self._predictions = (topic.name for topic in outcome_inputs(pipeline))
         self._score = pipeline.model.output
         self._label = _decoder(("known_at", _Time), ("value", _Truth), value=pipeline.label.field)
-        self._shadow = _decoder(("model_version", int), ("outputs", dict[str, float]))
+        self._shadow = _decoder(("model_version", _Version), ("outputs", dict[str, float]))
         self._prediction = _decoder(("decision", str))
         self._too_late = f"known more than {self._rules.maturity} ms after its event, or after its outcome was written"
         self._joins: dict[int, OutcomeJoin] = {}

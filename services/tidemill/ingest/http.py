@@ -23,6 +23,7 @@ from tidemill.ingest.core.ports import Appender, HttpTelemetry, NotAcknowledgedE
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _RECORDS_BETWEEN_YIELDS = 200
 """Records judged before other requests get the event loop again: about a millisecond."""
+_MOST_DIGITS = 18
 _SAFE = "a retry is safe: records are deduplicated by id"
 
 
@@ -114,9 +115,9 @@ class EventsEndpoint:
     async def _read(self, request: Request, slot: Slot) -> bytes:
         """The body, or a refusal as soon as it is too large, too slow or too much beside the others."""
         most = self._limits.max_body_bytes
-        announced = int(request.headers.get("content-length", "0"))
-        if announced <= most:
-            slot.hold(announced)
+        announced = request.headers.get("content-length", "0")
+        if announced.isdecimal() and len(announced) <= _MOST_DIGITS and int(announced) <= most:
+            slot.hold(int(announced))
         chunks: list[bytes] = []
         size = 0
         try:

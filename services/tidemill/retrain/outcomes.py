@@ -16,6 +16,7 @@ from tidemill.domain.durations import DAY_MS
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.model import digest
 from tidemill.domain.pipeline import Pipeline
+from tidemill.errors import RecordError
 from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import Record
 
@@ -45,8 +46,11 @@ class OpenReader(Protocol):
     def __call__(self, topic: str, start: Mapping[Partition, int] | None = None) -> Reader: ...
 
 
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+
+
 class _Shadow(msgspec.Struct, frozen=True, gc=False):
-    model_version: int
+    model_version: _Whole
     score: float
 
 
@@ -54,10 +58,10 @@ class _Outcome(msgspec.Struct, frozen=True, gc=False):
     """The members of an outcome that training and comparing read."""
 
     id: str
-    event_time: int
+    event_time: _Whole
     fs: str
     features: list[float | None]
-    model_version: int | None
+    model_version: _Whole | None
     outputs: dict[str, float]
     label: Annotated[int, msgspec.Meta(ge=0, le=1)] | None
     shadow: _Shadow | None = None
@@ -99,7 +103,7 @@ class OutcomeSource:
 
     def read(self, from_ms: int, to_ms: int) -> tuple[Outcomes, dict[str, tuple[int, int]]]:
         """Labelled outcomes of this feature set with from ≤ event time < to, and the offsets [low, high) they came
-        from. Blocks while reading. Raises msgspec.DecodeError on a record that is no outcome."""
+        from. Blocks while reading. Raises RecordError on a record that is no outcome."""
         maturity = self._pipeline.outcomes.maturity
         topic = self._pipeline.topic("outcomes")
         with closing(self._open(topic)) as reader:
@@ -110,11 +114,20 @@ class OutcomeSource:
         with closing(self._open(topic, low)) as reader:
             for record in _until(reader, to_ms + maturity + _DISORDER_MS):
                 high[record.topic, record.partition] = record.offset + 1
-                row = self._decoder.decode(record.value or b"")
+                row = self._row(record)
                 if row.label is not None and row.fs == feature_set and from_ms <= row.event_time < to_ms:
                     kept.append(row)
         offsets = {f"{name}/{number}": (low[name, number], high[name, number]) for name, number in sorted(low)}
         return _columns(kept, len(self._pipeline.feature_names), self._pipeline.model.output), offsets
+
+    def _row(self, record: Record) -> _Outcome:
+        try:
+            row = self._decoder.decode(record.value or b"")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RecordError("schema", f"{_place(record)} is no outcome: {error}") from None
+        if self._pipeline.model.output not in row.outputs:
+            raise RecordError("schema", f"{_place(record)} has no output {self._pipeline.model.output!r}")
+        return row
 
     def oldest_event_time(self) -> int | None:
         """Event time of the oldest outcome still there, or None while there is none."""
@@ -126,6 +139,10 @@ class OutcomeSource:
                 if reader.at_end():
                     break
         return min(first.values()) - self._pipeline.outcomes.maturity if first else None
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition} at {record.offset}"
 
 
 def _until(reader: Reader, timestamp_ms: int) -> Iterator[Record]:

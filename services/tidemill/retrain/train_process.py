@@ -12,7 +12,6 @@ import threading
 from queue import SimpleQueue
 from typing import BinaryIO, NoReturn
 
-import msgspec
 import numpy as np
 
 from tidemill.domain.pipeline import Pipeline
@@ -57,7 +56,7 @@ class JobRunner:
             return run_comparison(job, self._pipeline, self._source, self._open)
         except TidemillError as error:
             return JobRefused(error.message)
-        except (RecordError, msgspec.DecodeError) as error:
+        except RecordError as error:
             return JobRefused(f"a record cannot be used: {error}")
 
 

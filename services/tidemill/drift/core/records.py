@@ -6,7 +6,8 @@ import msgspec
 
 from tidemill.errors import RecordError
 
-Version = int | None
+Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)] | None
 _Read = TypeVar("_Read")
 
 
@@ -14,7 +15,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     """The members of a prediction that are compared; the others are skipped unread."""
 
     v: Literal[1]
-    event_time: int
+    event_time: Time
     fs: str
     features: list[float | None]
     status: Literal["ok", "no_model"]
@@ -26,7 +27,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The members of an outcome that performance is measured by; `label` None is censored."""
 
     v: Literal[1]
-    event_time: int
+    event_time: Time
     status: Literal["ok", "no_model"]
     model_version: Version
     outputs: dict[str, float]
@@ -114,5 +115,5 @@ def encode_drift(record: Drift) -> bytes:
 def _decode(decoder: msgspec.json.Decoder[_Read], value: bytes | None) -> _Read:
     try:
         return decoder.decode(value or b"")
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RecordError("bad_record", str(error)) from error

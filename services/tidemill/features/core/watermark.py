@@ -10,8 +10,9 @@ first stage writes a record into its own input: its watermark, and as much more 
 behind has closed it writes a null, `idle`: nothing is to be waited for here, until the next event.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import orjson
@@ -34,6 +35,10 @@ class Watermark(msgspec.Struct, tag_field="kind", tag="watermark", frozen=True):
         return _encode(self)
 
 
+_Number = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+_Sources = dict[str, _Number | None]
+_Packed = tuple[_Number, _Number, _Number, _Number, bool, _Sources, _Number, _Number | None, bool]
+_decode_packed: Callable[[bytes], tuple[Any, ...]] = msgspec.json.Decoder(_Packed).decode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Watermark).decode
 
@@ -42,7 +47,7 @@ def read_watermark(value: bytes | None) -> Watermark | None:
     """The watermark record that `value` is, if it is one."""
     try:
         return _decode(value or b"")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
@@ -163,11 +168,13 @@ class PartitionWatermark:
 
     def restore(self, packed: bytes) -> None:
         """Raises ValueError if it was packed with another policy, or is not packed at all."""
-        state: list[Any] = orjson.loads(packed)
-        meaning = self._meaning()
-        if state[: len(meaning)] != meaning:
+        try:
+            lateness, waited_for, *state = _decode_packed(packed)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ValueError(f"is no watermark: {error}") from None
+        if [lateness, waited_for] != self._meaning():
             raise ValueError("was written with another lateness or number of partitions")
-        self.value, self.newest, self.idle, sources, grid, handed_on, told_idle = state[len(meaning) :]
+        self.value, self.newest, self.idle, sources, grid, handed_on, told_idle = state
         self.sources = {int(source): watermark for source, watermark in sources.items()}
         if grid == self.policy.grid:  # else what waits behind is another: tell it anew
             self.handed_on, self.told_idle = handed_on, told_idle

@@ -195,8 +195,10 @@ def _check_output(outputs: list[_Tensor], name: str) -> None:
 
 
 def _describe(tensors: list[_Tensor]) -> str:
-    texts = (
-        f"{tensor.name} {onnx.TensorProto.DataType.Name(tensor.dtype).lower()}{list(tensor.shape)}"
-        for tensor in tensors
-    )
-    return ", ".join(texts) or "nothing"
+    return ", ".join(f"{tensor.name} {_type(tensor)}{list(tensor.shape)}" for tensor in tensors) or "nothing"
+
+
+def _type(tensor: _Tensor) -> str:
+    """The type's name, or its number where ONNX has no name for it."""
+    known: dict[int, str] = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    return known.get(tensor.dtype, f"type {tensor.dtype} ")

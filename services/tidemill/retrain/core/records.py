@@ -72,7 +72,7 @@ def decode_drift(value: bytes) -> DriftRecord:
     """Raises RecordError `schema`."""
     try:
         return _DECODE_DRIFT.decode(value)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordError("schema", f"not a drift record: {error}") from error
 
 
@@ -80,5 +80,5 @@ def decode_decision(value: bytes) -> Decision:
     """Raises RecordError `schema`."""
     try:
         return _DECODE_DECISION.decode(value)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordError("schema", f"not a decision: {error}") from error
