@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import cache
 
 import orjson
 from starlette.applications import Starlette
@@ -105,9 +106,15 @@ def http_request() -> Target:
         intakes = open_intakes(pipeline).by_name
         endpoint = EventsEndpoint(intakes, _Nowhere(), config.http_limits, lambda: NOW_MS, metrics)
         app = Starlette(routes=list(endpoint.routes()))
-        return lambda data: asyncio.run(_request(app, data))
+        return lambda data: _runner().run(_request(app, data))
 
     return Target([b"%d application/json\n%s" % (len(seed), seed) for seed in _PAYMENTS], fresh)
+
+
+@cache
+def _runner() -> asyncio.Runner:
+    """One event loop for all requests of a process: to make one costs more than a request."""
+    return asyncio.Runner()
 
 
 async def _request(app: Starlette, data: bytes) -> int:

@@ -39,8 +39,8 @@ def hung() -> Target:
 
 def slow() -> Target:
     def decode(data: bytes) -> object:
-        began = time.monotonic()
-        while sum(data) % _RARE == 0 and time.monotonic() - began < 0.05:
+        began = time.process_time()
+        while sum(data) % _RARE == 0 and time.process_time() - began < 0.06:
             pass
         return data
 

@@ -49,7 +49,9 @@ def replay_dead_letters(
         str | None, typer.Option("--from", metavar="TIME", help="Only records of this timestamp or later.")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Only records before this timestamp.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Put back at most so many, oldest first.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Put back at most so many; the same again takes the next.")
+    ] = None,
     rate: Annotated[
         float, typer.Option(min=0.1, max=1_000_000, help="At most so many a second, so that live records go on.")
     ] = 1_000.0,
@@ -61,9 +63,9 @@ def replay_dead_letters(
         typer.Option(metavar="FILE", help="Put the one letter of --position back with this value; - reads it."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking. Off a terminal, nothing is done else.")] = (
-        False
-    ),
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it without asking. Off a terminal, and with --json, nothing is done else.")
+    ] = (False),
     bootstrap_servers: BootstrapServers = None,
     kafka_options: KafkaOptions = None,
     json: JsonFlag = False,

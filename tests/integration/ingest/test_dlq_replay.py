@@ -15,11 +15,16 @@ from typing import Any
 import orjson
 import pytest
 
-from support.brokers import read_all
+from support.brokers import read_all, soon
 from support.polling import eventually
 from tidemill.runtime.dlq import ADDRESSEE, ATTEMPT
 from tidemill.runtime.kafka import Admin, PlainProducer
+from tidemill.runtime.kafka.producer import TransactionalProducer
+from tidemill.runtime.kafka.settings import writing_settings
+from tidemill.runtime.letters import read_letter
 from tidemill.runtime.pipelinefile import parse_pipeline, pipeline_text
+from tidemill.runtime.ports import AbortedError, ProducerLostError
+from tidemill.runtime.reinjection import Places, marker
 from tidemill.runtime.service import OutRecord, Record
 from tidemill.runtime.topics import apply, plan
 from unit.ingest.samples import PAYMENT
@@ -167,6 +172,35 @@ def test_killed_in_the_middle_the_same_command_does_the_rest_and_repeats_nothing
     with ground.ingest():
         events = ground.await_count("events", 60)
     assert set(amounts(events).values()) == {1}
+
+
+def test_what_a_killed_run_left_in_an_open_transaction_is_gone(ground: Ground) -> None:
+    ground.send(3, 500)
+    with ground.ingest():
+        ground.await_count("dlq", 3)
+    killed = TransactionalProducer(writing_settings(ground.servers, {}), f"{ground.name}-dlq-replays")
+    killed.start()
+    killed.begin()
+    places = Places(ground.name, {f"{ground.name}-raw-payments": frozenset({"ingest"})}, {})
+    letters = [letter for letter in map(read_letter, ground.read("dlq")) if letter is not None]
+    killed.produce(places.record(letter) for letter in letters)
+    killed.produce(marker(letter, f"{ground.name}-dlq-replays", 1) for letter in letters)
+    payments = f"{ground.name}-raw-payments"
+    eventually(lambda: len(read_all(ground.servers, payments, committed=False)) == 6, within_s=WITHIN_S)
+    assert ground.replay()["replay"] == 3, "a look waits for nobody, and believes nothing that is not committed"
+    assert ground.replay("--yes")["replay"] == 3
+    with pytest.raises((AbortedError, ProducerLostError)):
+        killed.commit(soon())
+    killed.close()
+    assert len(ground.read("raw-payments")) == 6
+    assert len(read_all(ground.servers, payments, committed=False)) == 9
+
+
+def test_a_record_without_a_date_of_its_own_is_put_back_with_one(ground: Ground) -> None:
+    """What the client makes of a timestamp of 0; services/README.md says so."""
+    PlainProducer(ground.servers).send(OutRecord(f"{ground.name}-raw-payments", b"k", b"bad", 0, 0))
+    (record,) = ground.await_count("raw-payments", 1)
+    assert record.timestamp > AT
 
 
 def test_two_at_once_put_each_letter_back_once_and_the_earlier_one_says_that_it_stopped(ground: Ground) -> None:
