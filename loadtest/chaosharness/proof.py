@@ -11,7 +11,7 @@ from typing import Any
 from chaosharness.arguments import Options
 from chaosharness.mutants import FAULTS_FOR
 from chaosharness.run import Run
-from chaosharness.verdict import violations
+from chaosharness.verdict import uncalled_for, violations
 from tidemill.errors import TidemillError
 
 _PLAIN = "kill"
@@ -43,6 +43,8 @@ def prove(options: Options, say: Callable[[str], None]) -> int:
 def _caught_by(report: dict[str, Any]) -> dict[str, Any]:
     """The questions of the audit that raised something, with how often."""
     caught: dict[str, Any] = {name: found["count"] for name, found in report["findings"].items() if found["count"]}
+    if exits := uncalled_for(report):
+        caught["exits"] = len(exits)
     if violations(report) > sum(caught.values()):
         caught["never_finished"] = 1
     return caught

@@ -224,7 +224,12 @@ class Run:
     ) -> dict[str, Any]:
         entries = fleet.reader.entries
         return {
-            "options": {"seed": self._options.seed, "protocol": self._options.protocol, "mutant": self._options.mutant},
+            "options": {
+                "seed": self._options.seed,
+                "protocol": self._options.protocol,
+                "faults": self._options.faults,
+                "mutant": self._options.mutant,
+            },
             "events": sent["payments"],
             "sent": sent,
             "predictions": audit["predictions"],
@@ -236,7 +241,10 @@ class Run:
             "kills_by_failpoint": kills_by_failpoint(entries),
             "failpoints_never_hit": self._never_hit(kills_by_failpoint(entries)),
             "missed_faults": [fault.as_dict() for fault in faults.missed],
-            "unexpected_exits": [f"{ended.name}: {ended.reason.splitlines()[0]}" for ended in fleet.exits],
+            "exits": [
+                {"service": ended.name, "status": ended.status, "reason": ended.reason.splitlines()[0]}
+                for ended in fleet.exits
+            ],
             "recovery": recoveries(entries),
             "dead_letters": audit["dead_letters"],
             "findings": {name: {"count": len(found), "first": found[:5]} for name, found in audit["findings"].items()},

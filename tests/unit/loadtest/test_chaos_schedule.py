@@ -101,6 +101,8 @@ def test_recovery_is_from_a_kill_to_the_next_commit_of_that_service() -> None:
 def report(**happened: int) -> dict[str, object]:
     return {
         "findings": {"order": {"count": 0, "first": []}, "outputs": {"count": 0, "first": []}},
+        "options": {"faults": ("kill", "storm")},
+        "exits": [],
         "complete": True,
         "settled": True,
         "happened": happened,
@@ -122,4 +124,9 @@ def test_a_run_that_hurt_nobody_is_vacuous() -> None:
 def test_what_did_not_come_to_an_end_is_a_violation_as_well() -> None:
     assert violations(report()) == 0
     assert violations(report() | {"complete": False, "settled": False}) == 2
+    ended = {"service": "ingest", "status": 4, "reason": "fenced"}
+    assert violations(report() | {"exits": [ended]}) == 1, "nobody took its id"
+    assert violations(report() | {"exits": [ended], "options": {"faults": ("usurp",)}}) == 0
+    corrupt = ended | {"status": 6}
+    assert violations(report() | {"exits": [corrupt], "options": {"faults": ("broker-kill",)}}) == 1
     assert violations(report() | {"findings": {"order": {"count": 7, "first": []}}}) == 7
