@@ -16,6 +16,8 @@ from tidemill.errors import TidemillError
 
 _PLAIN = "kill"
 _PATIENCE_S = 45.0
+_IN_A_STORM = 10
+"""So many times the events: a rebalance must meet work that is under way."""
 
 
 def prove(options: Options, say: Callable[[str], None]) -> int:
@@ -25,7 +27,12 @@ def prove(options: Options, say: Callable[[str], None]) -> int:
         faults = tuple(FAULTS_FOR.get(name, _PLAIN).split(","))
         kills = options.kills if "kill" in faults else 0
         chosen = replace(
-            options, mutant=name, faults=faults, kills=kills, patience_s=min(options.patience_s, _PATIENCE_S)
+            options,
+            mutant=name,
+            faults=faults,
+            kills=kills,
+            events=options.events * (_IN_A_STORM if "storm" in faults else 1),
+            patience_s=min(options.patience_s, _PATIENCE_S),
         )
         folder = Path(tempfile.mkdtemp(prefix=f"tidemill-mutant-{name}-"))
         try:
