@@ -46,6 +46,6 @@ def test_under_kills_fences_zombies_and_rebalances_nothing_is_lost_repeated_or_r
 
 
 def test_a_runtime_that_is_broken_on_purpose_is_found_out() -> None:
-    code, report = chaos("--prove", "offsets-outside,restore-stopped-early", "--events", "5000", "--kills", "18")
+    code, report = chaos("--prove", "state-not-written,swap-not-recorded", "--events", "4000", "--kills", "4")
     assert report["survivors"] == []
     assert code == 0
