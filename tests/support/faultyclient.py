@@ -55,7 +55,7 @@ class FaultyClient(MemoryClient):
         self.dead = False
         self.started = False
         self.stalled: set[int] = set()
-        self.meanwhile: Callable[[str], None] = lambda _: None
+        self.while_it_stands: Callable[[str], None] = lambda _: None
 
     def start(self, *arguments: Any) -> None:
         if not self.started:
@@ -124,7 +124,7 @@ class FaultyClient(MemoryClient):
                 self.dead = True
                 raise KilledError
         if how in SLEEPS:
-            self.meanwhile(how)
+            self.while_it_stands(how)
             return getattr(MemoryClient, name)(self, *arguments)
         getattr(MemoryClient, name)(self, *arguments)
         if how == "lost_but_committed":

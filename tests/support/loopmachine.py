@@ -164,7 +164,7 @@ class LoopMachine(RuleBasedStateMachine):
         service = Counting("out") if self.replay is None else Forgetful("out")
         loop = self.make_loop(client, service, spec, CONFIG, self.health)
         process = self.processes[instance] = Process(instance, client, loop, service)
-        client.meanwhile = lambda how: self._meanwhile(process, how)
+        client.while_it_stands = lambda how: self._meanwhile(process, how)
         client.start(list(INPUTS), loop)
 
     @rule(which=WHICH, gone=st.booleans())
