@@ -65,7 +65,7 @@ def replay_dead_letters(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it without asking. Off a terminal, and with --json, nothing is done else.")
-    ] = (False),
+    ] = False,
     bootstrap_servers: BootstrapServers = None,
     kafka_options: KafkaOptions = None,
     json: JsonFlag = False,

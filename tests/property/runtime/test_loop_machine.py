@@ -7,6 +7,6 @@ from support.loopmachine import LoopMachine, ReplayMachine
 _BOUNDED = settings(stateful_step_count=50, deadline=None)
 
 TestLoop = LoopMachine.TestCase
-TestLoop.settings = settings(_BOUNDED, max_examples=400)
+TestLoop.settings = settings(_BOUNDED, max_examples=300)
 TestReplay = ReplayMachine.TestCase
-TestReplay.settings = settings(_BOUNDED, max_examples=100)
+TestReplay.settings = settings(_BOUNDED, max_examples=80)
