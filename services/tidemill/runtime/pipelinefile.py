@@ -149,6 +149,8 @@ def _without(data: dict[str, Any], wrong: list[Path]) -> Pipeline | None:
     """`data` without its malformed parts, so that the rules between the others can be looked at too, if possible."""
     pruned = _copy(data)
     for path in wrong:
+        if not path:
+            return None  # it is nowhere in the file: nothing can be left out for it
         *above, last = path
         parent: Any = pruned
         for key in above:

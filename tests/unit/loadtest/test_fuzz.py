@@ -11,6 +11,7 @@ from fuzzing.mutation import Mutator
 from fuzzing.session import shares
 from fuzzing.target import pair
 from fuzzing.targets import KNOWN, SELFTESTS, TARGETS
+from tidemill.runtime.pipelinefile import pipeline_text
 
 LIMIT_S = 5.0
 NEVER_REFUSED = {
@@ -50,6 +51,7 @@ REGRESSIONS = [
     ("features-summaries", b'{"kind":"watermark","v":1,"stage":"cus\xfftomer","partition":0,"watermark":1}'),
     ("features-outcomes", b'{"id":"p-1","event_time":1,"model_version":1%s,"outputs":{"score":0.5}}' % (b"0" * 30)),
     ("features-open-windows", pair(b"\x00watermark\xff\xff\xff\xff", b"[3600000,0,1,1,false,7,0,null,false]")),
+    ("runtime-yaml", pipeline_text("fraud")[0].encode() + b"\n: 1\n"),
     ("ingest-http-request", b"9" * 5_000 + b" application/json\n{}"),
     ("inference-models", '{"signature":"é"}'.encode()),
     ("inference-models", DEEP),
