@@ -16,8 +16,10 @@ from tidemill.errors import TidemillError
 
 _PLAIN = "kill"
 _PATIENCE_S = 45.0
-_IN_A_STORM = 10
-"""So many times the events: a rebalance must meet work that is under way."""
+_USURPATIONS = 8
+"""Some hit a service in which the breakage does nothing."""
+_BAD_SHARE = 0.2
+"""A dead letter in most transactions of ingest."""
 
 
 def prove(options: Options, say: Callable[[str], None]) -> int:
@@ -31,7 +33,8 @@ def prove(options: Options, say: Callable[[str], None]) -> int:
             mutant=name,
             faults=faults,
             kills=kills,
-            events=options.events * (_IN_A_STORM if "storm" in faults else 1),
+            each=options.each if "storm" in faults else _USURPATIONS,
+            bad_share=max(options.bad_share, _BAD_SHARE),
             patience_s=min(options.patience_s, _PATIENCE_S),
         )
         folder = Path(tempfile.mkdtemp(prefix=f"tidemill-mutant-{name}-"))
