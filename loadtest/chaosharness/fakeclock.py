@@ -3,7 +3,12 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from chaosharness.fleet import Fleet
+from chaosharness.schedule import Fault
 from tidemill.errors import EnvironmentUnusable
+
+_NOTICED_WITHIN_S = 20.0
+_JUMPED_FOR_S = 5.0
 
 
 class FakeClock:
@@ -36,3 +41,11 @@ class FakeClock:
         draft = self._file.with_name("faketime.new")
         draft.write_text(f"{seconds:+d}")
         draft.replace(self._file)
+
+    def jump(self, fleet: Fleet, fault: Fault) -> bool:
+        """An hour ahead or behind for a while, then right again."""
+        self.set(int(fault.detail))
+        jumped = fleet.wait_for(lambda entries: any(entry.kind == "clock" for entry in entries), _NOTICED_WITHIN_S)
+        fleet.wait(_JUMPED_FOR_S)
+        self.set(0)
+        return jumped

@@ -1,17 +1,14 @@
 """How each fault is done, and how it is seen that it took place. Each call returns once it is over."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaException, Producer
 
 from chaosharness import failpoints
-from chaosharness.brokerfaults import BrokerFaults
-from chaosharness.fakeclock import FakeClock
 from chaosharness.fleet import Fleet
 from chaosharness.journal import Entry
 from chaosharness.modelfeed import ModelFeed
-from chaosharness.networkfaults import NetworkFaults
 from chaosharness.schedule import RANDOM, Fault
 
 _MEET_WITHIN_S = 12.0
@@ -22,38 +19,29 @@ _TAKEN_OVER_WITHIN_S = 60.0
 _PAST_TRANSACTION_TIMEOUT_S = 16.0
 _STORM_ROUNDS = 4
 _STORM_PAUSE_S = 3.0
-_JUMPED_FOR_S = 5.0
+
+
+Do = Callable[[Fault], bool]
+"""Does a fault and says whether it took place."""
 
 
 class Faults:
     """Does what a schedule says. `missed` are faults that could not take place, such as a failpoint nobody came by."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        models: ModelFeed,
-        broker: BrokerFaults,
-        network: NetworkFaults | None,
-        fake_clock: FakeClock | None,
-    ) -> None:
+    def __init__(self, fleet: Fleet, models: ModelFeed, others: Mapping[str, Do]) -> None:
+        """`others` are the faults that are not done to a service, by kind."""
         self._fleet = fleet
         self._models = models
-        self._network = network
-        self._fake_clock = fake_clock
         self.missed: list[Fault] = []
         self.due_epoch = 0
         """The newest model that had time to be taken over everywhere."""
-        self._do: dict[str, Callable[[Fault], bool]] = {
+        self._do: dict[str, Do] = {
             "kill": self._kill,
             "usurp": self._usurp,
             "zombie": self._zombie,
             "storm": self._storm,
             "swap": self._swap,
-            "clock": self._clock,
-            "network": lambda fault: self._network is not None and self._network.do(fault),
-            "broker-kill": broker.kill,
-            "broker-stop": broker.stop,
-            "disk-full": broker.fill_disk,
+            **others,
         }
 
     def do(self, fault: Fault) -> None:
@@ -127,17 +115,6 @@ class Faults:
     def _swap(self, fault: Fault) -> bool:
         self._models.publish()
         return True
-
-    def _clock(self, fault: Fault) -> bool:
-        """An hour ahead or behind for a while, then right again."""
-        assert self._fake_clock is not None
-        self._fake_clock.set(int(fault.detail))
-        jumped = self._fleet.wait_for(
-            lambda entries: any(entry.kind == "clock" for entry in entries), _NOTICED_WITHIN_S
-        )
-        self._fleet.wait(_JUMPED_FOR_S)
-        self._fake_clock.set(0)
-        return jumped
 
 
 def _has(entries: list[Entry], kind: str, service: str) -> bool:

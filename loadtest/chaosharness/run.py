@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from chaosharness import failpoints
 from chaosharness.arguments import Options
 from chaosharness.brokerfaults import BrokerFaults, SmallDisk
 from chaosharness.fakeclock import FakeClock
-from chaosharness.faults import Faults
+from chaosharness.faults import Do, Faults
 from chaosharness.fleet import Fleet
 from chaosharness.journal import kills_by_failpoint, recoveries, totals
 from chaosharness.modelfeed import ModelFeed
 from chaosharness.networkfaults import NetworkFaults
+from chaosharness.poison import CODE, Poison
 from chaosharness.proxy import Proxy
 from chaosharness.schedule import KILLABLE, Counts, Fault, plan
 from tidemill import clock
@@ -39,6 +41,7 @@ _SECONDS: Mapping[str, float] = {
     "storm": 32.0,
     "clock": 10.0,
     "network": 10.0,
+    "burst": 30.0,
     "broker-kill": 20.0,
     "broker-stop": 25.0,
     "disk-full": 30.0,
@@ -68,6 +71,7 @@ def counts_of(options: Options) -> Counts:
         disks_full=each["disk-full"],
         clock_jumps=each["clock"],
         network=each["network"],
+        bursts=each["burst"],
         zombies=each["zombie"],
         storms=each["storm"],
         swaps=_SWAPS,
@@ -79,6 +83,14 @@ def rate_of(options: Options, faults: list[Fault]) -> float:
     if options.rate is not None:
         return options.rate
     return min(_MOST_A_SECOND, options.events / max(20.0, sum(_SECONDS[fault.kind] for fault in faults)))
+
+
+def with_poison(sent: dict[str, Any], records: int) -> dict[str, Any]:
+    """What was sent, the harness' own bad records among it."""
+    if not records:
+        return sent
+    letters = {**sent["dead_letters"], CODE: sent["dead_letters"].get(CODE, 0) + records}
+    return {**sent, "dead_letters": letters, "bad": {**sent["bad"], "poison": records}}
 
 
 class Run:
@@ -115,17 +127,29 @@ class Run:
             opened.enter_context(fleet)
             fleet.stack.wait_ready()
             models = ModelFeed(fleet.stack.bootstrap_servers, fleet.stack.pipeline, fleet.stack.keys_dir)
-            network = None if proxy is None else NetworkFaults(fleet, proxy)
-            faults = Faults(fleet, models, BrokerFaults(fleet, broker, disk), network, self._clock)
+            done_to_broker, poison = BrokerFaults(fleet, broker, disk), Poison(fleet, self._folder)
+            others: dict[str, Do] = {
+                "broker-kill": done_to_broker.kill,
+                "broker-stop": done_to_broker.stop,
+                "disk-full": done_to_broker.fill_disk,
+                "burst": poison.burst,
+            }
+            if proxy is not None:
+                others["network"] = NetworkFaults(fleet, proxy).do
+            if self._clock is not None:
+                others["clock"] = partial(self._clock.jump, fleet)
+            faults = Faults(fleet, models, others)
             options = ["--bootstrap-servers", fleet.stack.bootstrap_servers, "--pipeline", PIPELINE]
             log_file = self._folder / "logs" / "auditor.log"
             auditor = LineProcess("chaosharness.auditor", options, log_file, {**os.environ, **fleet.python_path})
             opened.callback(auditor.close)
             opened.callback(self._producer.stop)
-            report = self._attacked(fleet, auditor, faults, models)
+            report = self._attacked(fleet, auditor, faults, models, poison)
             return report if proxy is None else report | {"network": proxy.counts()}
 
-    def _attacked(self, fleet: Fleet, auditor: LineProcess, faults: Faults, models: ModelFeed) -> dict[str, Any]:
+    def _attacked(
+        self, fleet: Fleet, auditor: LineProcess, faults: Faults, models: ModelFeed, poison: Poison
+    ) -> dict[str, Any]:
         started = clock.monotonic()
         self._start_producer(fleet)
         self._say(f"{len(self._schedule)} faults over {self._options.events:,} payments, {self._rate:,.0f} a second")
@@ -136,7 +160,7 @@ class Run:
             faults.do(fault)
             if self._progress["predictions"] < _IN_GOOD_TIME * self._options.events:
                 faults.due_epoch = models.version
-        sent = self._sent(fleet, auditor)
+        sent = with_poison(self._sent(fleet, auditor), poison.sent)
         settled = fleet.wait_for(lambda _: fleet.all_ready(), self._options.patience_s)
         streamed = clock.monotonic() - started
         self._say("the stream has ended; waiting for its last outputs")

@@ -7,7 +7,7 @@ from typing import Any
 
 from chaosharness import failpoints
 
-FAULTS = ("kill", "usurp", "zombie", "storm", "clock", "network", "broker-kill", "broker-stop", "disk-full")
+FAULTS = ("kill", "usurp", "zombie", "storm", "clock", "burst", "network", "broker-kill", "broker-stop", "disk-full")
 """`usurp`: another producer takes the transactional id, so that the service finds itself fenced in mid-stream."""
 NETWORK = ("delay", "reset", "half-open", "hold")
 KILLABLE = ("ingest", "features-customer", "features-terminal", "features-outcomes", "inference", "drift")
@@ -44,6 +44,7 @@ class Counts:
     broker_stops: int = 0
     disks_full: int = 0
     clock_jumps: int = 0
+    bursts: int = 0
     network: int = 0
     """Of each kind of network fault."""
     zombies: int = 0
@@ -62,6 +63,7 @@ def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[
         Fault(_moment(chance), "broker-stop", "kafka", f"{chance.uniform(5, 30):.1f}")
         for _ in range(counts.broker_stops)
     ]
+    faults += [Fault(_moment(chance), "burst", "ingest") for _ in range(counts.bursts)]
     faults += [Fault(_moment(chance), "network", "all", kind) for kind in NETWORK for _ in range(counts.network)]
     faults += [Fault(_moment(chance), "disk-full", "kafka") for _ in range(counts.disks_full)]
     faults += [

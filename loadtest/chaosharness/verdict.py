@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tidemill.errors import Fenced, TidemillError
+from tidemill.errors import BreakerOpen, Fenced, TidemillError
 from tidemill.runtime.deadline import WATCHDOG_EXIT_CODE
 
 
@@ -19,6 +19,8 @@ def uncalled_for(report: Mapping[str, Any]) -> list[str]:
     them again. Whatever happens, none may end for its configuration or for state that it cannot read."""
     allowed = set()
     faults = set(report["options"]["faults"])
+    if "burst" in faults:
+        allowed |= {BreakerOpen.exit_code}
     if faults & {"usurp", "zombie"}:
         allowed |= {Fenced.exit_code}
     if faults & {"broker-kill", "broker-stop", "disk-full", "network"}:
@@ -36,6 +38,8 @@ def vacuous(report: Mapping[str, Any], faults: Sequence[str], kills: int, bad_sh
         expected |= {"fence": 1, "recycle": 1, "rewind": 1}
     if "zombie" in faults:
         expected |= {"stop": 1, "woken": 1}
+    if "burst" in faults:
+        expected |= {"breaker": 1}
     if "storm" in faults:
         expected |= {"storm": 1, "abort": 0}
     expected |= {name: 1 for name in ("broker-kill", "broker-stop", "disk-full", "clock", "network") if name in faults}
