@@ -6,8 +6,8 @@ number), as far as no partition that has more to come could still bring an earli
 
 - with records waiting, or being fetched (nothing waiting, its end not reported), holds the others back at its newest
   effective time, the latter for at most `max_idle_ms`: what is then let go is a *forced release*, and counted;
-- at its end holds nothing back but what is more than `max_skew_ms` ahead of it, and that for at most `max_idle_ms`:
-  after an outage one transaction spans days, and a label must not overtake its event because the marker of the label's
+- at its end holds nothing back but what is more than `max_skew_ms` ahead of it, and that for a fifth of a second: after
+  an outage one transaction spans days, and a label must not overtake its event because the marker of the label's
   partition was written first.
 
 Records of a delayed topic are released only once the watermark of the undelayed partitions has passed their effective
@@ -31,6 +31,8 @@ NEVER_FED = float("-inf")
 NO_LIMIT = 2**63
 _CONTINUOUS_S = 0.1
 """Turns no longer than this count as polling all the time."""
+_MARKERS_COME_WITHIN_S = 0.2
+"""All markers of a transaction are written within milliseconds; a quiet partition must not hold up a restart."""
 
 Position = tuple[int, int, int]
 """(effective time, rank of the input, partition number): the total order of the merge."""
@@ -106,6 +108,7 @@ class Merge:
         if all(topic.delay_ms > 0 for topic in inputs):
             raise ValueError("at least one input must be undelayed: its timestamps are the clock of the delayed ones")
         self._max_idle_s = max_idle_ms / 1000
+        self._skewed_s = min(self._max_idle_s, _MARKERS_COME_WITHIN_S)
         self._max_skew_ms = max_skew_ms
         self._high_water = high_water
         self._lanes: dict[Partition, _Lane] = {}
@@ -217,9 +220,14 @@ class Merge:
         if not any(lane.waiting for lane in self._lanes.values()):
             return None
         moments = (
-            (lane.ended_at if lane.at_end else lane.idle_since) + self._max_idle_s
+            moment
             for lane in self._lanes.values()
             if not lane.waiting
+            for moment in (
+                (lane.ended_at + self._skewed_s, lane.ended_at + self._max_idle_s)
+                if lane.at_end
+                else (lane.idle_since + self._max_idle_s,)
+            )
         )
         return min((moment for moment in moments if moment > now), default=None)
 
@@ -229,7 +237,7 @@ class Merge:
         for lane in self._lanes.values():
             future = lane.future()
             if lane.at_end:
-                if lane.newest != NEVER and now - lane.ended_at < self._max_idle_s:
+                if lane.newest != NEVER and now - lane.ended_at < self._skewed_s:
                     ahead = (future[0] + self._max_skew_ms, _LAST_RANK, 0)
                     strict, forced = min(strict, ahead), min(forced, ahead)
                 continue

@@ -10,6 +10,7 @@ from support.featurestages import join_metrics, keyed_stage, metrics
 from support.joinedpipeline import JOINED_FRAUD
 from support.joinedstream import payments_limits_and_logins
 from support.paymentstream import payments_and_labels
+from tidemill.domain.durations import LONGEST_MS
 from tidemill.domain.pipeline import Pipeline
 from tidemill.features.outcomes import OutcomeStage
 from tidemill.features.process import service_spec
@@ -47,8 +48,9 @@ class Dying:
 
 
 def process(pipeline: Pipeline, stage: str, broker: MemoryBroker, dying: Dying, batch: int) -> Loop:
-    # Nothing more comes: partitions at their end should count as resting soon.
-    spec = replace(service_spec(pipeline, stage), max_idle_ms=200)
+    # Nothing more comes: partitions at their end should count as resting soon, and hold nothing back: who may die at
+    # each of thousands of turns a second would not live that long.
+    spec = replace(service_spec(pipeline, stage), max_idle_ms=200, max_skew_ms=LONGEST_MS)
     client = broker.client(spec.group)
     service: Service
     if stage == "outcomes":
