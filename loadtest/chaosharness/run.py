@@ -161,6 +161,7 @@ class Run:
             if self._progress["predictions"] < _IN_GOOD_TIME * self._options.events:
                 faults.due_epoch = models.version
         sent = with_poison(self._sent(fleet, auditor), poison.sent)
+        fleet.disarm_all()
         settled = fleet.wait_for(lambda _: fleet.all_ready(), self._options.patience_s)
         streamed = clock.monotonic() - started
         self._say("the stream has ended; waiting for its last outputs")
@@ -230,12 +231,16 @@ class Run:
             fleet.wait(0.2)
 
     def _await_quiet(self, fleet: Fleet, auditor: LineProcess, payments: int) -> None:
-        """Until every payment is predicted or nothing moves any more."""
+        """Until nothing moves any more: longer where predictions are missing, a while also where none is, for outcomes
+        come after them."""
         last, since = self._look(fleet, auditor), clock.monotonic()
-        while clock.monotonic() - since < self._quiet_s and self._progress["predictions"] < payments:
+        while True:
             fleet.wait(0.5)
             if self._look(fleet, auditor) != last:
                 last, since = self._progress, clock.monotonic()
+            complete = self._progress["predictions"] >= payments
+            if clock.monotonic() - since > self._quiet_s / (2 if complete else 1):
+                return
 
     def _report(
         self,
