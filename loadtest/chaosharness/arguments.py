@@ -7,6 +7,7 @@ from pathlib import Path
 
 from chaosharness.mutants import MUTANTS
 from chaosharness.schedule import FAULTS, KILLABLE
+from wholenumber import whole
 
 PROTOCOLS = ("classic", "consumer")
 
@@ -36,12 +37,12 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
     parser = argparse.ArgumentParser(
         prog="chaos.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=_whole(2_000, 50_000_000), default=60_000, help="valid payments to stream")
-    parser.add_argument("--kills", type=_whole(0, 100_000), default=40, help="SIGKILLs of services")
-    parser.add_argument("--seed", type=_whole(0, 1_000), default=1, help="one seed is one schedule of faults")
+    parser.add_argument("--events", type=whole(2_000, 50_000_000), default=60_000, help="valid payments to stream")
+    parser.add_argument("--kills", type=whole(0, 100_000), default=40, help="SIGKILLs of services")
+    parser.add_argument("--seed", type=whole(0, 1_000), default=1, help="one seed is one schedule of faults")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="classic", help="consumer group protocol")
     parser.add_argument("--faults", default="kill,usurp,zombie,storm", help=f"of {','.join(FAULTS)}")
-    parser.add_argument("--each", type=_whole(1, 1_000), default=2, help="faults of each kind but kills")
+    parser.add_argument("--each", type=whole(1, 1_000), default=2, help="faults of each kind but kills")
     parser.add_argument("--stage", choices=KILLABLE, help="only this service is attacked; default: all")
     parser.add_argument("--bad-share", type=_share, default=0.02, help="bad records per valid payment, added")
     parser.add_argument("--rate", type=float, help="payments a second; default: so that the schedule fits")
@@ -52,7 +53,7 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
         help="instead, break the runtime in each of these ways, or `all`; all must be seen",
     )
     parser.add_argument(
-        "--patience", type=_whole(10, 3_600), default=120, help="seconds without progress after which a run gives up"
+        "--patience", type=whole(10, 3_600), default=120, help="seconds without progress after which a run gives up"
     )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and data there")
     parser.add_argument("--json", action="store_true", help="write the report as JSON to standard output")
@@ -82,22 +83,6 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
         keep=given.keep,
         as_json=given.json,
     )
-
-
-class _whole:  # noqa: N801 - reads as a function where it is used
-    """A whole number within bounds, for argparse."""
-
-    def __init__(self, least: int, most: int) -> None:
-        self._least, self._most = least, most
-
-    def __call__(self, text: str) -> int:
-        try:
-            number = int(text.replace("_", ""))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not self._least <= number <= self._most:
-            raise argparse.ArgumentTypeError(f"{number} is not between {self._least} and {self._most}")
-        return number
 
 
 def _share(text: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featurebench.contestants import PEERS
 from featurebench.environments import default_folder
+from wholenumber import whole
 
 WORKLOADS = ("b1", "b2", "b3", "engine", "latency")
 
@@ -37,20 +38,20 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
     )
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of {','.join(WORKLOADS)}")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of {','.join(PEERS)}; empty: ours alone")
-    parser.add_argument("--rounds", type=_whole(1, 100), default=3, help="rounds of B1, B2 and B3, interleaved")
+    parser.add_argument("--rounds", type=whole(1, 100), default=3, help="rounds of B1, B2 and B3, interleaved")
     parser.add_argument(
-        "--events", type=_whole(10_000, 20_000_000), default=200_000, help="events of a run; slow peers get a share"
+        "--events", type=whole(10_000, 20_000_000), default=200_000, help="events of a run; slow peers get a share"
     )
     parser.add_argument(
-        "--seconds", type=_whole(5, 3_600), default=60, help="longest one run may take; how long latency is measured"
+        "--seconds", type=whole(5, 3_600), default=60, help="longest one run may take; how long latency is measured"
     )
-    parser.add_argument("--seed", type=_whole(0, 2**31), default=0)
-    parser.add_argument("--keys", type=_whole(1, 999_999), default=1_000, help="keys of B1 and B2")
+    parser.add_argument("--seed", type=whole(0, 2**31), default=0)
+    parser.add_argument("--keys", type=whole(1, 999_999), default=1_000, help="keys of B1 and B2")
     parser.add_argument(
-        "--wide-keys", type=_whole(1_000, 10_000_000), default=100_000, help="keys of the engine's wide case"
+        "--wide-keys", type=whole(1_000, 10_000_000), default=100_000, help="keys of the engine's wide case"
     )
     parser.add_argument(
-        "--restore-keys", type=_whole(1_000, 10_000_000), default=50_000, help="keys, of 60 rows each, to restore"
+        "--restore-keys", type=whole(1_000, 10_000_000), default=50_000, help="keys, of 60 rows each, to restore"
     )
     parser.add_argument(
         "--compression", choices=("none", "lz4"), default="none", help="of every producer, the feeder's included"
@@ -74,22 +75,6 @@ def parse(arguments: Sequence[str], doc: str | None = None) -> Options:
         keep=given.keep,
         as_json=given.json,
     )
-
-
-class _whole:  # noqa: N801 - reads as a function where it is used
-    """A whole number within bounds, for argparse."""
-
-    def __init__(self, least: int, most: int) -> None:
-        self._least, self._most = least, most
-
-    def __call__(self, text: str) -> int:
-        try:
-            number = int(text.replace("_", ""))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not self._least <= number <= self._most:
-            raise argparse.ArgumentTypeError(f"{number} is not between {self._least} and {self._most}")
-        return number
 
 
 def _chosen(
