@@ -108,12 +108,12 @@ class Resources:
     def sample(self) -> None:
         self.seconds.append(clock.monotonic())
         for name in self.resident:
-            pid = self._stack.supervisor.pid(name)
-            usage = None if pid is None else process_usage(pid)
-            if pid is None or usage is None:
+            endpoint = self._stack.supervisor.endpoint(name)
+            usage = None if endpoint is None else process_usage(endpoint.pid)
+            if endpoint is None or usage is None:
                 raise TidemillError(f"{name} is not running.")
             self.resident[name].append(usage.resident_bytes / 2**20)
-            self.files[name].append(len(list(Path(f"/proc/{pid}/fd").iterdir())))
+            self.files[name].append(len(list(Path(f"/proc/{endpoint.pid}/fd").iterdir())))
 
     def summary(self) -> dict[str, Any]:
         """Of the last two thirds: what is loaded and filled at the beginning is no growth."""

@@ -7,12 +7,14 @@ from confluent_kafka import KafkaException, Producer
 
 from chaosharness import failpoints
 from chaosharness.fleet import Fleet
-from chaosharness.journal import Entry
+from chaosharness.journal import PROCESS, RANDOM, Entry
 from chaosharness.modelfeed import ModelFeed
-from chaosharness.schedule import RANDOM, Fault
+from chaosharness.schedule import Fault
 
 _MEET_WITHIN_S = 12.0
 """A service that is starting needs a few seconds before it comes by any failpoint."""
+_STAND_WITHIN_S = 60.0
+"""A zombie is made of a service in mid-stream, and may have been killed just before."""
 _NOTICED_WITHIN_S = 20.0
 """A fenced producer learns it with its next transaction."""
 _TAKEN_OVER_WITHIN_S = 60.0
@@ -51,8 +53,8 @@ class Faults:
 
     def _kill(self, fault: Fault) -> bool:
         fleet, service = self._fleet, fault.service
-        if fault.detail == RANDOM:
-            return fleet.wait_for(lambda _: fleet.kill(service), _MEET_WITHIN_S)
+        if fault.detail in (RANDOM, PROCESS):
+            return fleet.wait_for(lambda _: fleet.kill(service, fault.detail), _MEET_WITHIN_S)
         fleet.arm(service, fault.detail)
         helper = None
         if fault.detail == failpoints.MID_RESTORE:
@@ -89,7 +91,7 @@ class Faults:
         """Stop it in the middle of a transaction, let another take over, and wake it when it has long been given up."""
         fleet, service = self._fleet, fault.service
         fleet.arm(service, f"{fault.detail} {failpoints.STOP}")
-        if not fleet.wait_for(lambda entries: _has(entries, "stop", service), _MEET_WITHIN_S):
+        if not fleet.wait_for(lambda entries: _has(entries, "stop", service), _STAND_WITHIN_S):
             fleet.disarm(service)
             return False
         successor = fleet.add(service, 1)

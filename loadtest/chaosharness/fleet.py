@@ -7,9 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from chaosharness.journal import ENVIRONMENT, Entry, Journal, JournalReader
+from chaosharness.journal import ENVIRONMENT, PROCESS, RANDOM, Entry, Journal, JournalReader
 from chaosharness.mutants import MUTANT
 from tidemill import clock
+from tidemill.local import machine
 from tidemill.local.kafka import LocalKafka
 from tidemill.local.stack import Stack, StackSettings
 from tidemill.local.supervisor import Exit, RestartPolicy
@@ -108,18 +109,25 @@ class Fleet:
     def is_armed(self, name: str) -> bool:
         return (self._folder / "armed" / name).exists()
 
-    def kill(self, name: str) -> bool:
-        """SIGKILL at this moment; False if it is not running."""
+    def kill(self, name: str, detail: str = RANDOM) -> bool:
+        """SIGKILL at this moment: the worker, or with PROCESS what forks it as well. False if it is not running."""
         pid = self.stack.supervisor.pid(name)
         if pid is None:
             return False
-        self.journal.write("kill", "random", service=name, pid=pid)
-        self.stack.supervisor.kill(name)
-        return True
+        workers = machine.children(pid)
+        if detail == PROCESS:
+            self.journal.write("kill", detail, service=name, pid=pid)
+            self.stack.supervisor.kill(name)
+        elif workers:
+            self.journal.write("kill", detail, service=name, pid=workers[0])
+            os.kill(workers[0], signal.SIGKILL)
+        return detail == PROCESS or bool(workers)
 
     def signal(self, name: str, number: signal.Signals) -> None:
+        """To its worker too."""
         if (pid := self.stack.supervisor.pid(name)) is not None:
-            os.kill(pid, number)
+            for each in (pid, *machine.children(pid)):
+                os.kill(each, number)
 
     def add(self, service: str, instance: int) -> str:
         """Start another instance; returns its process' name."""
@@ -131,7 +139,7 @@ class Fleet:
         """Stop an instance for good."""
         self.disarm(name)
         if violently and (pid := self.stack.supervisor.pid(name)) is not None:
-            self.journal.write("kill", "random", service=name, pid=pid)
+            self.journal.write("kill", PROCESS, service=name, pid=pid)
         self.stack.supervisor.stop([name], grace_s=0.0 if violently else 15.0)
 
     def all_ready(self) -> bool:

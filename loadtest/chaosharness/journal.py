@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 ENVIRONMENT = "TIDEMILL_CHAOS_FOLDER"
 """Names the folder to a victim. Only `chaosharness.victim` reads it: the services know nothing of it."""
+RANDOM = "random"
+"""In place of a failpoint: wherever the worker happens to be."""
+PROCESS = "process"
+"""The same, and what would fork another worker is killed with it: the service starts from nothing."""
 
 
 class Entry(NamedTuple):
@@ -70,27 +74,40 @@ def kills_by_failpoint(entries: Sequence[Entry]) -> dict[str, int]:
 
 
 def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, Any]:
-    """Seconds from each kill to the next commit of that service by any process, and from that process' start.
+    """Seconds from each kill to the next commit of that service by any process: where its worker was forked anew, where
+    the whole process had to start, and in both cases from the moment at which it joined the group.
 
-    A kill that was followed by another one of the same service before any commit counts from the first of them on only
-    if nothing was killed in between: otherwise the time says how densely the schedule kills.
+    Where something was killed again before it had committed anything, the time would say how densely the schedule
+    kills: it is left out, and counts as `interrupted`.
     """
-    since_kill: list[float] = []
-    since_start: list[float] = []
-    killed: dict[str, float | None] = {}
+    since: dict[str, list[float]] = {"worker": [], "process": [], "joining": []}
+    killed: dict[str, Entry] = {}
+    again: set[str] = set()
     started: dict[tuple[str, int], float] = {}
+    interrupted = 0
     for entry in sorted(entries):
         if entry.kind == "kill":
-            killed[entry.service] = None if killed.get(entry.service, 0) != 0 else entry.at
+            if entry.service in killed:
+                again.add(entry.service)
+                interrupted += 1
+            killed[entry.service] = entry
         elif entry.kind == "joining":
             started[entry.service, entry.pid] = entry.at
         elif entry.kind == "first_commit":
-            begin = killed.pop(entry.service, None)
-            if begin is not None and entry.at - begin <= most_s:
-                since_kill.append(entry.at - begin)
-                if (entry.service, entry.pid) in started:
-                    since_start.append(entry.at - started[entry.service, entry.pid])
-    return {"kill_to_commit_s": _spread(since_kill), "join_to_commit_s": _spread(since_start)}
+            kill = killed.pop(entry.service, None)
+            dense = entry.service in again
+            again.discard(entry.service)
+            if kill is None or dense or entry.at - kill.at > most_s:
+                continue
+            since["process" if kill.detail == PROCESS else "worker"].append(entry.at - kill.at)
+            if (entry.service, entry.pid) in started:
+                since["joining"].append(entry.at - started[entry.service, entry.pid])
+    return {
+        "kill_to_commit_s": _spread(since["worker"]),
+        "process_kill_to_commit_s": _spread(since["process"]),
+        "join_to_commit_s": _spread(since["joining"]),
+        "interrupted": interrupted,
+    }
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | int | None]:

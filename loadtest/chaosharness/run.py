@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ DAYS = 45
 """Longer than the longest window and the maturity of labels: rings wrap, keys expire, outcomes ripen."""
 _EVENTS_A_DAY = 1.92
 """Payments of one simulated customer."""
+_SPREAD = 1.8
+"""Three times the deviation of one customer's payments from their mean: hardly ever are they fewer than asked for."""
 _SECONDS: Mapping[str, float] = {
     "kill": 4.0,
     "usurp": 2.0,
@@ -180,7 +182,8 @@ class Run:
 
     def _start_producer(self, fleet: Fleet) -> None:
         options = self._options
-        customers = max(50, ceil(options.events / (_EVENTS_A_DAY * DAYS)))
+        expected = max(50.0, options.events / (_EVENTS_A_DAY * DAYS))
+        customers = ceil(expected * (1 + _SPREAD / sqrt(expected)))
         scenario = catalog.get(PIPELINE)
         command = scenario.producer_command(
             {

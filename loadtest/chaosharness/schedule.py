@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaosharness import failpoints
+from chaosharness.journal import PROCESS, RANDOM
 
 FAULTS = ("kill", "usurp", "zombie", "storm", "clock", "burst", "network", "broker-kill", "broker-stop", "disk-full")
 """`usurp`: another producer takes the transactional id, so that the service finds itself fenced in mid-stream."""
@@ -16,8 +17,6 @@ _ZOMBIES = ("features-customer", "features-terminal", "inference")
 _ZOMBIE_POINTS = (failpoints.LAST_PRODUCE, failpoints.BEFORE_OFFSETS, "after-send-offsets", "after-begin")
 _EVERY = 5
 """One kill in so many is aimed at no failpoint."""
-RANDOM = "random"
-"""In place of a failpoint: wherever the process happens to be."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,7 +54,7 @@ class Counts:
 
 def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[Fault]:
     """All faults in the order of their share. Every failpoint that a service can meet comes about equally often; every
-    fifth kill is at a random moment instead."""
+    fifth kill is at a random moment instead, and every second of these takes the whole process."""
     chance = random.Random(seed)
     faults = [_kill(chance, number, services) for number in range(counts.kills)]
     faults += [Fault(_moment(chance), "broker-kill", "kafka") for _ in range(counts.broker_kills)]
@@ -84,7 +83,8 @@ def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[
 def _kill(chance: random.Random, number: int, services: Sequence[str]) -> Fault:
     share = _moment(chance)
     if number % _EVERY == _EVERY - 1:
-        return Fault(share, "kill", chance.choice(services), RANDOM)
+        detail = PROCESS if number % (2 * _EVERY) == 2 * _EVERY - 1 else RANDOM
+        return Fault(share, "kill", chance.choice(services), detail)
     name = failpoints.FAILPOINTS[(number - number // _EVERY) % len(failpoints.FAILPOINTS)]
     if name == failpoints.MODEL_SWAP:
         able: Sequence[str] = [service for service in services if service == "inference"]

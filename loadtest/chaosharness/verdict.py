@@ -58,14 +58,15 @@ def vacuous(report: Mapping[str, Any], faults: Sequence[str], kills: int, bad_sh
 
 def table(report: Mapping[str, Any]) -> str:
     """The report for a terminal."""
-    recovery = report["recovery"]["kill_to_commit_s"]
-    joined = report["recovery"]["join_to_commit_s"]
+    recovery = report["recovery"]
+    warm, cold, joined = (recovery[f"{name}_to_commit_s"] for name in ("kill", "process_kill", "join"))
     lines = [
         f"{report['events']:>12,}  payments, {report['predictions']:,} predictions, "
         f"{report['events_per_second']:,.0f} a second",
         *(f"{count:>12,}  {kind}" for kind, count in report["happened"].items()),
-        f"{recovery['p50']} / {recovery['p99']} s  from a kill to the next commit, p50 / p99 of {recovery['count']}",
-        f"{joined['p50']} / {joined['p99']} s  of it from joining the group",
+        f"{warm['p50']} / {warm['p99']} s  from a kill to the next commit, p50 / p99 of {warm['count']}",
+        f"{cold['p50']} / {cold['p99']} s  the same where the whole process was killed, of {cold['count']}",
+        f"{joined['p50']} / {joined['p99']} s  of both from joining the group",
         *(f"{finding['count']:>12,}  wrong: {name}" for name, finding in report["findings"].items()),
     ]
     for name, finding in report["findings"].items():

@@ -8,6 +8,7 @@ from tidemill.errors import TidemillError
 from tidemill.runtime.config import load_config
 from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.pipelinefile import load_pipeline
+from tidemill.runtime.respawn import run_in_worker
 
 
 def main() -> int:
@@ -16,7 +17,8 @@ def main() -> int:
     try:
         config = load_config(DriftConfig)
         configure_logs(config.log_level, config.log_format, service=process.NAME, instance=config.instance)
-        return process.run(config, load_pipeline(config.pipeline))
+        pipeline = load_pipeline(config.pipeline)
+        return run_in_worker(lambda: process.run(config, pipeline))
     except TidemillError as error:
         get_logger("main").error("stopped", reason=error.message, hint=error.hint, exit_code=error.exit_code)
         return error.exit_code

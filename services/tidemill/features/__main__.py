@@ -10,6 +10,7 @@ from tidemill.features.kernel_cache import prepare_cache
 from tidemill.runtime.config import load_config
 from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.pipelinefile import load_pipeline
+from tidemill.runtime.respawn import run_in_worker
 
 
 def main() -> int:
@@ -26,7 +27,9 @@ def main() -> int:
             seed=config.kernel_seed_dir,
             fallback=config.data_dir / "kernels",
         )
-        return process.run(config, [load_pipeline(name) for name in config.pipelines])
+        pipelines = [load_pipeline(name) for name in config.pipelines]
+        process.preload(config, pipelines)
+        return run_in_worker(lambda: process.run(config, pipelines))
     except TidemillError as error:
         get_logger("main").error("stopped", reason=error.message, hint=error.hint, exit_code=error.exit_code)
         return error.exit_code

@@ -43,6 +43,26 @@ def run(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> int:
         server.close()
 
 
+def preload(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> None:
+    """Everything that takes a while and is the same in every worker process of these stages: numba and the kernels,
+    compiled (a minute, the first time on a machine) or read from the cache (a second). Raises as `run` does."""
+    keyed = [(pipeline, stage) for pipeline, stage in chosen_stages(config, pipelines) if stage != OUTCOMES_STAGE]
+    if not keyed:
+        return
+    from tidemill.features.core.definition import compile_stage
+    from tidemill.features.warmup import compile_kernels
+
+    log = get_logger("features")
+    log.info("compiling kernels…", stages=[stage for _, stage in keyed])
+    began = clock.monotonic()
+    definitions = [compile_stage(pipeline, _index(pipeline, stage)) for pipeline, stage in keyed]
+    compile_kernels(
+        rowwise=any(one.tables.rowwise for one in definitions),
+        bounded=any(one.bounds is not None for one in definitions),
+    )
+    log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
+
+
 def chosen_stages(config: FeaturesConfig, pipelines: Sequence[Pipeline]) -> list[tuple[Pipeline, str]]:
     """Each stage to run. Raises ConfigurationError where one is named twice, or two pipelines have one name."""
     chosen = [
@@ -107,19 +127,10 @@ def _unit(spec: ServiceSpec, pipeline: Pipeline, stage: str, health: Health) -> 
     if stage == OUTCOMES_STAGE:
         return Unit(spec, OutcomeStage(pipeline, JoinMetrics(health.metrics)), health)
     # numba is imported here and not above: the join does without it.
-    from tidemill.features.core.definition import compile_stage
     from tidemill.features.shell import KeyedStage
     from tidemill.features.summarizing import SummarizingStage
-    from tidemill.features.warmup import compile_kernels
 
-    log = get_logger("features")
-    health.set_ready(False, "compiling kernels")
-    log.info("compiling kernels…", stage=stage)
-    began = clock.monotonic()
-    index = [one.entity for one in pipeline.features.stages].index(stage)
-    definition = compile_stage(pipeline, index)
-    compile_kernels(rowwise=definition.tables.rowwise, bounded=definition.bounds is not None)
-    log.info("kernels ready", seconds=round(clock.monotonic() - began, 2))
+    index = _index(pipeline, stage)
     metrics = StageMetrics(health.metrics)
     summarizing = pipeline.features.stages[index].summaries or pipeline.features.summaries_behind(index)
     service = (
@@ -128,3 +139,7 @@ def _unit(spec: ServiceSpec, pipeline: Pipeline, stage: str, health: Health) -> 
         else KeyedStage(pipeline, index, metrics)
     )
     return Unit(spec, service, health, service.succeed)
+
+
+def _index(pipeline: Pipeline, stage: str) -> int:
+    return [one.entity for one in pipeline.features.stages].index(stage)

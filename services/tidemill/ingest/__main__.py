@@ -8,6 +8,7 @@ from tidemill.ingest.config import IngestConfig
 from tidemill.runtime.config import load_config
 from tidemill.runtime.logs import configure_logs, get_logger
 from tidemill.runtime.pipelinefile import load_pipeline
+from tidemill.runtime.respawn import run_in_worker
 
 
 def main() -> int:
@@ -16,7 +17,8 @@ def main() -> int:
     try:
         config = load_config(IngestConfig)
         configure_logs(config.log_level, config.log_format, service=process.NAME, instance=config.instance)
-        return process.run(config, load_pipeline(config.pipeline))
+        pipeline = load_pipeline(config.pipeline)
+        return run_in_worker(lambda: process.run(config, pipeline))
     except TidemillError as error:
         kind = type(error).__name__
         get_logger("main").critical("service stopped", reason=error.message, next_step=error.hint, kind=kind)

@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 
 class ProcessUsage(NamedTuple):
-    """CPU time since the process started, and its resident memory now."""
+    """CPU time of a process and its children since it started, and their resident memory now."""
 
     cpu_seconds: float
     resident_bytes: int
@@ -36,15 +36,49 @@ def available_memory_mb() -> int | None:
 
 
 def process_usage(pid: int) -> ProcessUsage | None:
-    """CPU and memory of `pid`, or None when it is gone or the platform has no /proc."""
+    """CPU and memory of `pid` and its children, or None when it is gone or the platform has no /proc."""
+    stat = _stat(pid)
+    if stat is None:
+        return None
+    # utime, stime, and both again of the children that have ended: fields 14 to 17 of proc(5)
+    cpu = sum(map(int, stat[11:15])) / os.sysconf("SC_CLK_TCK")
+    resident = _resident_bytes(pid)
+    for child in children(pid):
+        if (usage := process_usage(child)) is not None:
+            cpu += usage.cpu_seconds
+            resident += usage.resident_bytes
+    return ProcessUsage(cpu, resident)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that the main thread of `pid` has started and not yet waited for; none without /proc."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        resident_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return []
+
+
+def parent(pid: int) -> int | None:
+    """Which process started `pid`; None when it is gone or there is no /proc."""
+    stat = _stat(pid)
+    return None if stat is None else int(stat[1])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields behind the name, so that field n of proc(5) is at n - 3."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    after_name = stat.rpartition(")")[2].split()
-    ticks = int(after_name[11]) + int(after_name[12])  # utime and stime, fields 14 and 15 of proc(5)
-    return ProcessUsage(ticks / os.sysconf("SC_CLK_TCK"), resident_pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _resident_bytes(pid: int) -> int:
+    """What several processes share, such as a worker with its parent, counts in parts (the proportional set size)."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0  # it ended meanwhile, or is another user's
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
 
 
 def free_port(avoid: frozenset[int] = frozenset()) -> int:

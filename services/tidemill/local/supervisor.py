@@ -148,10 +148,12 @@ class Supervisor:
             endpoint = Endpoint(**json.loads(child.endpoint_file.read_text("utf-8")))
         except (FileNotFoundError, json.JSONDecodeError):  # not there yet, or half written
             return None
-        return endpoint if endpoint.pid == self.pid(name) else None
+        # a service answers from a worker, which a child of ours has forked and forks anew when it is killed
+        return endpoint if (pid := self.pid(name)) and pid in (endpoint.pid, machine.parent(endpoint.pid)) else None
 
     def usage(self, name: str) -> machine.ProcessUsage | None:
-        """CPU seconds since its latest start, and memory; None when it does not run or the platform cannot tell."""
+        """CPU seconds since its latest start, and memory, both with its children's; None when it does not run or the
+        platform cannot tell."""
         pid = self.pid(name)
         return None if pid is None else machine.process_usage(pid)
 
