@@ -1,5 +1,7 @@
 """Wall clocks of the services that jump, by libfaketime in their processes. Their monotonic clocks stay right."""
 
+import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,20 +11,24 @@ from tidemill.errors import EnvironmentUnusable
 
 _NOTICED_WITHIN_S = 20.0
 _JUMPED_FOR_S = 5.0
+_WAITS = Path(__file__).with_name("cndwait.c")
 
 
 class FakeClock:
-    """Shared by all services. Raises EnvironmentUnusable where the package libfaketime is not installed."""
+    """Shared by all services. Raises EnvironmentUnusable where it cannot be done."""
 
     def __init__(self, folder: Path) -> None:
-        found = find_spec("libfaketime")
-        if found is None or found.origin is None:
+        found, compiler = find_spec("libfaketime"), shutil.which("cc")
+        if found is None or found.origin is None or compiler is None:
             raise EnvironmentUnusable(
-                "Clock jumps need the package libfaketime.",
+                "Clock jumps need the package libfaketime and a C compiler.",
                 hint="`pip install libfaketime` (it is compiled on this machine), or leave `clock` out of --faults.",
             )
-        self._library = Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
         folder.mkdir(parents=True, exist_ok=True)
+        library = Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+        waits = folder / "cndwait.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(waits), str(_WAITS), "-lpthread"], check=True)
+        self._libraries = f"{waits}:{library}"
         self._file = folder / "faketime"
         self.set(0)
 
@@ -30,7 +36,7 @@ class FakeClock:
     def environment(self) -> dict[str, str]:
         """Of every process whose clock is to jump."""
         return {
-            "LD_PRELOAD": str(self._library),
+            "LD_PRELOAD": self._libraries,
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_CACHE_DURATION": "1",
