@@ -1,7 +1,8 @@
 """How each fault is done, and how it is seen that it took place. Each call returns once it is over."""
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from confluent_kafka import KafkaException, Producer
 
@@ -19,6 +20,7 @@ _NOTICED_WITHIN_S = 20.0
 """A fenced producer learns it with its next transaction."""
 _TAKEN_OVER_WITHIN_S = 60.0
 _PAST_TRANSACTION_TIMEOUT_S = 16.0
+_JOIN_WITHIN_S = 30.0
 _STORM_ROUNDS = 4
 _STORM_PAUSE_S = 3.0
 
@@ -88,31 +90,49 @@ class Faults:
         return True
 
     def _zombie(self, fault: Fault) -> bool:
-        """Stop it in the middle of a transaction, let another take over, and wake it when it has long been given up."""
-        fleet, service = self._fleet, fault.service
-        fleet.arm(service, f"{fault.detail} {failpoints.STOP}")
-        if not fleet.wait_for(lambda entries: _has(entries, "stop", service), _STAND_WITHIN_S):
-            fleet.disarm(service)
-            return False
-        successor = fleet.add(service, 1)
-        taken = fleet.wait_for(lambda entries: _has(entries, "first_commit", successor), _TAKEN_OVER_WITHIN_S)
+        """Stop services in the middle of a transaction each, let others take over, and wake them when they have long
+        been given up. The last of the chain stands still first, for it needs the others to come by its failpoint."""
+        fleet, services = self._fleet, fault.service.split("+")
+        stopped = []
+        for service in reversed(services):
+            fleet.arm(service, f"{fault.detail} {failpoints.STOP}")
+            if fleet.wait_for(partial(_has, kind="stop", service=service), _STAND_WITHIN_S):
+                stopped.append(service)
+            else:
+                fleet.disarm(service)
+        successors = [fleet.add(service, 1) for service in stopped]
+        taken = self._all("first_commit", successors, _TAKEN_OVER_WITHIN_S)
         fleet.wait(_PAST_TRANSACTION_TIMEOUT_S if taken else 0.0)
-        fleet.journal.write("woken", service=service)
-        fleet.signal(service, signal.SIGCONT)
+        for service in stopped:
+            fleet.journal.write("woken", service=service)
+            fleet.signal(service, signal.SIGCONT)
         fleet.wait(3.0)
-        fleet.remove(successor)
-        return taken
+        for successor in successors:
+            fleet.remove(successor)
+        return taken and len(stopped) == len(services)
 
     def _storm(self, fault: Fault) -> bool:
         """One instance becomes three and one again, some leaving in order and some not, also while they restore."""
         fleet, service = self._fleet, fault.service
+        joined = 0
         for number in range(_STORM_ROUNDS):
             names = [fleet.add(service, instance) for instance in (1, 2)]
-            fleet.wait(_STORM_PAUSE_S)
+            joined += self._all("joining", names, _JOIN_WITHIN_S)
+            fleet.wait(number % 2 * _STORM_PAUSE_S)
             for position, name in enumerate(names):
                 fleet.remove(name, violently=(number + position) % 2 == 1)
             fleet.journal.write("storm", service=service)
-        return True
+        return joined > 0
+
+    def _all(self, kind: str, services: Collection[str], within_s: float) -> bool:
+        """Wait until each of them has written such an entry from now on."""
+        awaited = set(services)
+
+        def seen(entries: list[Entry]) -> bool:
+            awaited.difference_update(entry.service for entry in entries if entry.kind == kind)
+            return not awaited
+
+        return self._fleet.wait_for(seen, within_s)
 
     def _swap(self, fault: Fault) -> bool:
         self._models.publish()

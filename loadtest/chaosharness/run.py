@@ -37,10 +37,10 @@ _EVENTS_A_DAY = 1.92
 _SPREAD = 1.8
 """Three times the deviation of one customer's payments from their mean: hardly ever are they fewer than asked for."""
 _SECONDS: Mapping[str, float] = {
-    "kill": 4.0,
+    "kill": 1.5,
     "usurp": 2.0,
     "zombie": 45.0,
-    "storm": 32.0,
+    "storm": 40.0,
     "clock": 10.0,
     "network": 10.0,
     "burst": 30.0,

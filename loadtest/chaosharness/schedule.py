@@ -22,7 +22,7 @@ _EVERY = 5
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
     """`share` is how much of the stream has been predicted when it happens. `detail` is the failpoint of a kill, or
-    the seconds that something stays stopped."""
+    the seconds that something stays stopped. Several services, joined by +, are zombies at the same time."""
 
     share: float
     kind: str
@@ -69,10 +69,9 @@ def plan(seed: int, counts: Counts, services: Sequence[str] = KILLABLE) -> list[
         Fault(_moment(chance), "clock", "all", str(chance.choice((-1, 1)) * 3_600)) for _ in range(counts.clock_jumps)
     ]
     zombies = [name for name in _ZOMBIES if name in services]
-    faults += [
-        Fault(_moment(chance), "zombie", chance.choice(zombies), chance.choice(_ZOMBIE_POINTS))
-        for _ in range(counts.zombies if zombies else 0)
-    ]
+    for first in range(0, counts.zombies if zombies else 0, len(zombies) or 1):
+        together = zombies[: counts.zombies - first]
+        faults.append(Fault(_moment(chance), "zombie", "+".join(together), chance.choice(_ZOMBIE_POINTS)))
     stormy = [name for name in services if name not in ("drift",)]
     faults += [Fault(_moment(chance), "storm", chance.choice(stormy)) for _ in range(counts.storms)]
     faults += [Fault(_moment(chance), "usurp", chance.choice(services)) for _ in range(counts.usurpations)]

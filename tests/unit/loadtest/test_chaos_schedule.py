@@ -22,7 +22,8 @@ def test_a_seed_gives_one_schedule_in_order(seed: int) -> None:
     faults = plan(seed, COUNTS)
     assert faults == plan(seed, COUNTS) == sorted(faults)
     assert sum(fault.kind == "kill" for fault in faults) == 200
-    assert len(faults) == 219
+    assert [len(fault.service.split("+")) for fault in faults if fault.kind == "zombie"] in ([3, 1], [1, 3])
+    assert len(faults) == 217
     assert all(0 < fault.share < 1 for fault in faults)
 
 
@@ -48,7 +49,7 @@ def test_a_kill_is_aimed_at_a_service_that_comes_by_its_failpoint() -> None:
 def test_the_stream_lasts_as_long_as_its_faults() -> None:
     options = arguments.parse(["--events", "1000000", "--kills", "300"])
     faults = plan(options.seed, counts_of(options), KILLABLE)
-    assert 1_000_000 / rate_of(options, faults) > 300 * 2
+    assert 1_000_000 / rate_of(options, faults) > 300 * 1.5
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,12 @@ def test_recovery_is_from_a_kill_to_the_next_commit_of_that_service() -> None:
         Entry(20.0, "kill", "a", 3, "random"),
         Entry(21.0, "kill", "a", 4, "mid-restore"),
         Entry(25.0, "first_commit", "a", 5, ""),
+        Entry(30.0, "kill", "a", 1, "process"),
+        Entry(34.0, "first_commit", "a", 6, ""),
     ]
     found = recoveries(entries)
+    assert found["process_kill_to_commit_s"] == {"count": 1, "p50": 4.0, "p99": 4.0, "max": 4.0}
+    assert found["interrupted"] == 1
     assert found["kill_to_commit_s"] == {"count": 1, "p50": 2.5, "p99": 2.5, "max": 2.5}
     assert found["join_to_commit_s"] == {"count": 1, "p50": 0.5, "p99": 0.5, "max": 0.5}
 
