@@ -13,6 +13,8 @@ from tidemill.runtime.service import OutRecord
 CODE = "not_json"
 _INGEST = "ingest"
 _RECORDS = 8_000
+_OLD_MS = 1
+"""Older than everything, so that the merge in time order lets them go at once; 0 would mean now."""
 _STOPS_WITHIN_S = 60.0
 _GOES_ON_WITHIN_S = 60.0
 _BREAKER = "breaker: {window_records: 2000, max_invalid_share: 0.5}"
@@ -49,7 +51,7 @@ class Poison:
         assert topic is not None
         producer = PlainProducer(bootstrap_servers)
         for number in range(_RECORDS):
-            producer.send(OutRecord(topic, b"poison-%d" % number, b"{poison %d" % number, 0))
+            producer.send(OutRecord(topic, b"poison-%d" % number, b"{poison %d" % number, _OLD_MS))
         producer.flush()
         self.sent += _RECORDS
 

@@ -50,6 +50,8 @@ _SECONDS: Mapping[str, float] = {
     "swap": 0.5,
 }
 """About what each takes on two cores: the stream must flow as long as the schedule lasts."""
+_SLACK = 1.5
+"""A fault that waits for its failpoint, or for a service that is starting, takes longer than usual."""
 _MOST_A_SECOND = 2_500.0
 _SWAPS = 5
 _DISK_MB = 4_096
@@ -84,7 +86,8 @@ def rate_of(options: Options, faults: list[Fault]) -> float:
     """Payments a second at which the stream lasts as long as its faults."""
     if options.rate is not None:
         return options.rate
-    return min(_MOST_A_SECOND, options.events / max(20.0, sum(_SECONDS[fault.kind] for fault in faults)))
+    lasting = _SLACK * sum(_SECONDS[fault.kind] for fault in faults)
+    return min(_MOST_A_SECOND, options.events / max(20.0, lasting))
 
 
 def with_poison(sent: dict[str, Any], records: int) -> dict[str, Any]:

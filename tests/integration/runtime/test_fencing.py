@@ -5,7 +5,7 @@ import pytest
 from support.brokers import KafkaUnderTest, commit, join, soon, take, visible
 from support.polling import eventually
 from tidemill.errors import ConfigurationError
-from tidemill.runtime.kafka import group_offsets, mark_replaced
+from tidemill.runtime.kafka import check_not_replaced, group_offsets, mark_replaced
 from tidemill.runtime.ports import AbortedError
 from tidemill.runtime.service import OutRecord
 
@@ -92,3 +92,20 @@ def test_a_group_is_marked_as_replaced_only_without_members_and_then_lets_none_b
     with pytest.raises(ConfigurationError, match="replaced by successor"):
         take(late, 1)
     late.close()
+
+
+def test_whether_a_group_was_replaced_is_answered_while_its_offsets_are_pending(kafka: str, unique: str) -> None:
+    """By a process that was killed in a transaction, before it aborts that."""
+    broker = KafkaUnderTest(kafka)
+    source = f"{unique}-in"
+    broker.create_topic(source, 1)
+    broker.append(OutRecord(source, b"k", b"a", 1_000, 0))
+    member = broker.client(unique)
+    join(member, source)
+    take(member, 1)
+    member.begin()
+    member.send_offsets({(source, 0): 1}, soon())
+    check_not_replaced(kafka, {}, unique, [(source, 0)])
+    member.commit(soon())  # still open: nobody has waited for it to time out
+    assert group_offsets(kafka, {}, unique, [(source, 0)]) == {(source, 0): 1}
+    member.close()

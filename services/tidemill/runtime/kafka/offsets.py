@@ -53,8 +53,12 @@ def group_offsets(
 def check_not_replaced(
     bootstrap_servers: str, options: Mapping[str, str], group: str, partitions: Collection[Partition]
 ) -> None:
-    """Raises ConfigurationError where `mark_replaced` has marked this group and nobody has reset its offsets since."""
-    _check_unmarked(group, _ask(bootstrap_servers, options, group, partitions))
+    """Raises ConfigurationError where `mark_replaced` has marked this group and nobody has reset its offsets since.
+
+    Does not wait for stable offsets: a process that was killed in a transaction asks this before it has aborted that,
+    so it would wait for its own transaction to time out. The mark is never in a transaction.
+    """
+    _check_unmarked(group, _ask(bootstrap_servers, options, group, partitions, isolation="read_uncommitted"))
 
 
 def mark_replaced(
@@ -98,10 +102,14 @@ def _check_unmarked(group: str, found: Collection[TopicPartition]) -> None:
 
 
 def _ask(
-    bootstrap_servers: str, options: Mapping[str, str], group: str, partitions: Collection[Partition]
+    bootstrap_servers: str,
+    options: Mapping[str, str],
+    group: str,
+    partitions: Collection[Partition],
+    isolation: str = "read_committed",
 ) -> list[TopicPartition]:
     settings = reading_settings(bootstrap_servers, options)
-    consumer = Consumer({**settings, "group.id": group, "isolation.level": "read_committed"})
+    consumer = Consumer({**settings, "group.id": group, "isolation.level": isolation})
     try:
         return _stable(consumer, partitions)
     finally:
