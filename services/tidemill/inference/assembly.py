@@ -16,7 +16,6 @@ from tidemill.inference.core.registry import Registry
 from tidemill.inference.delivery import Delivery, DeliveryThread
 from tidemill.inference.http import ApiLimits, InferenceApi, ModelSignature
 from tidemill.inference.metrics import Telemetry
-from tidemill.inference.onnx import OnnxLoader
 from tidemill.inference.shell import InferenceService
 from tidemill.inference.source import KafkaModelSource
 from tidemill.inference.worker import ModelWorker
@@ -27,6 +26,9 @@ class Inference:
     """The parts of one process: `service` for the loop, `routes` for the HTTP server, threads to start and stop."""
 
     def __init__(self, config: InferenceConfig, pipeline: Pipeline, health: Health) -> None:
+        # onnxruntime starts a thread when it is imported, and a process with threads must not fork (runtime/respawn.py)
+        from tidemill.inference.onnx import OnnxLoader
+
         feature_set = feature_set_hash(pipeline)
         bounds = _limits(pipeline)
         width = len(pipeline.feature_names)

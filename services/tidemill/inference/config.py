@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from tidemill.inference.onnx import Device
+from tidemill.inference.core.model import Device
 from tidemill.runtime.config import RuntimeConfig
 
 

@@ -1,7 +1,6 @@
 """ONNX Runtime behind the core's `Model`: sessions from bytes, on CUDA where there is a device, else on the CPU."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -10,9 +9,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from tidemill.domain.model import Manifest
 from tidemill.errors import RecordError
 from tidemill.inference.core.artefact import INPUT, Expectation, check_graph, check_manifest, probe_row, trial
-from tidemill.inference.core.model import Matrix, ModelError, Scores
-
-Device = Literal["auto", "cpu", "cuda"]
+from tidemill.inference.core.model import Device, Matrix, ModelError, Scores
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

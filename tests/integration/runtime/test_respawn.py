@@ -40,6 +40,34 @@ sys.exit(run_in_worker(work))
 """
 
 
+LOADED = """
+import os, numpy
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+import tidemill.{service}.__main__
+{more}
+print(threads() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("service", "more"),
+    [
+        ("ingest", ""),
+        ("features", "import tidemill.features.warmup as warmup; warmup.compile_kernels()"),
+        ("inference", ""),
+        ("drift", ""),
+    ],
+)
+def test_what_a_parent_loads_starts_no_thread(service: str, more: str) -> None:
+    """A thread would not live on in the worker, and what waits for it there would wait for ever or end it."""
+    program = LOADED.format(service=service, more=more)
+    # OpenBLAS has threads otherwise, of numpy and of scipy, which it ends before a fork and starts again behind it.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stdout.split() == ["0"], done.stdout + done.stderr
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[str], "subprocess.Popen[bytes]"]:
     def run(work: str) -> "subprocess.Popen[bytes]":

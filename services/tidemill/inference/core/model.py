@@ -1,6 +1,6 @@
 """What the service asks of a model, whatever runtime executes it."""
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,9 @@ Matrix = npt.NDArray[np.float32]
 
 Scores = npt.NDArray[np.float32]
 """One score a row."""
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where models are to run; `auto` takes CUDA where there is a device."""
 
 
 class ModelError(Exception):
