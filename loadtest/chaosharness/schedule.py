@@ -14,9 +14,9 @@ NETWORK = ("delay", "reset", "half-open", "hold")
 KILLABLE = ("ingest", "features-customer", "features-terminal", "features-outcomes", "inference", "drift")
 _STATEFUL = frozenset(KILLABLE) - {"ingest"}
 _SPLIT = ("features-terminal", "features-outcomes", "inference")
-"""Services whose partitions may be shared by several instances here. Where one of them is given up, its part stands still
-for a session of 6 or 10 s, which is hours of this compressed stream. Behind ingest and the customers' stage, which re-key,
-so late a record is refused, and rightly so; in the time that a clock shows it would be seconds late."""
+"""Services whose partitions may be shared by several instances here. Where one of them is given up, its part stands
+still for a session of 6 or 10 s, which is hours of this compressed stream. Behind ingest and the customers' stage,
+which re-key, so late a record is refused, and rightly so; by a stream in real time it would be seconds late."""
 _ZOMBIES = ("features-terminal", "inference")
 _ZOMBIE_POINTS = (failpoints.LAST_PRODUCE, failpoints.BEFORE_OFFSETS, "after-send-offsets", "after-begin")
 _EVERY = 5
