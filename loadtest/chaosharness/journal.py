@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,14 +78,15 @@ def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, 
     the whole process had to start, and in both cases from the moment at which it joined the group.
 
     Where something was killed again before it had committed anything, the time would say how densely the schedule
-    kills: it is left out, and counts as `interrupted`.
+    kills: it is left out, and counts as `interrupted`. So are instances that come and go with a storm.
     """
     since: dict[str, list[float]] = {"worker": [], "process": [], "joining": []}
+    by_service: dict[str, list[float]] = defaultdict(list)
     killed: dict[str, Entry] = {}
     again: set[str] = set()
     started: dict[tuple[str, int], float] = {}
     interrupted = 0
-    for entry in sorted(entries):
+    for entry in sorted(entry for entry in entries if "." not in entry.service):
         if entry.kind == "kill":
             if entry.service in killed:
                 again.add(entry.service)
@@ -100,12 +101,15 @@ def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, 
             if kill is None or dense or entry.at - kill.at > most_s:
                 continue
             since["process" if kill.detail == PROCESS else "worker"].append(entry.at - kill.at)
+            if kill.detail != PROCESS:
+                by_service[entry.service].append(entry.at - kill.at)
             if (entry.service, entry.pid) in started:
                 since["joining"].append(entry.at - started[entry.service, entry.pid])
     return {
         "kill_to_commit_s": _spread(since["worker"]),
         "process_kill_to_commit_s": _spread(since["process"]),
         "join_to_commit_s": _spread(since["joining"]),
+        "kill_to_commit_by_service_s": {name: _spread(seconds) for name, seconds in sorted(by_service.items())},
         "interrupted": interrupted,
     }
 

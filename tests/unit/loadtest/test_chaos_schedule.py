@@ -93,12 +93,15 @@ def test_recovery_is_from_a_kill_to_the_next_commit_of_that_service() -> None:
         Entry(20.0, "kill", "a", 3, "random"),
         Entry(21.0, "kill", "a", 4, "mid-restore"),
         Entry(25.0, "first_commit", "a", 5, ""),
+        Entry(26.0, "kill", "a.1", 7, "process"),
+        Entry(29.0, "first_commit", "a.1", 8, ""),
         Entry(30.0, "kill", "a", 1, "process"),
         Entry(34.0, "first_commit", "a", 6, ""),
     ]
     found = recoveries(entries)
     assert found["process_kill_to_commit_s"] == {"count": 1, "p50": 4.0, "p99": 4.0, "max": 4.0}
     assert found["interrupted"] == 1
+    assert found["kill_to_commit_by_service_s"] == {"a": found["kill_to_commit_s"]}
     assert found["kill_to_commit_s"] == {"count": 1, "p50": 2.5, "p99": 2.5, "max": 2.5}
     assert found["join_to_commit_s"] == {"count": 1, "p50": 0.5, "p99": 0.5, "max": 0.5}
 
