@@ -25,7 +25,7 @@ import numpy as np
 from tidemill import clock
 from tidemill.errors import TidemillError
 from tidemill.local.auditor import Auditor
-from tidemill.local.machine import process_usage
+from tidemill.local.machine import resident_bytes
 from tidemill.local.stack import Stack, StackSettings
 from tidemill.local.supervisor import NEVER, ServiceCommand, Supervisor
 from tidemill.scenarios import catalog
@@ -109,10 +109,9 @@ class Resources:
         self.seconds.append(clock.monotonic())
         for name in self.resident:
             endpoint = self._stack.supervisor.endpoint(name)
-            usage = None if endpoint is None else process_usage(endpoint.pid)
-            if endpoint is None or usage is None:
+            if endpoint is None:
                 raise TidemillError(f"{name} is not running.")
-            self.resident[name].append(usage.resident_bytes / 2**20)
+            self.resident[name].append(resident_bytes(endpoint.pid) / 2**20)
             self.files[name].append(len(list(Path(f"/proc/{endpoint.pid}/fd").iterdir())))
 
     def summary(self) -> dict[str, Any]:

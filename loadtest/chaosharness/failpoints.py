@@ -117,6 +117,8 @@ def _into_steps(points: Failpoints, journal: Journal) -> None:
             points.hit(name)
 
     def init(self: Loop, *arguments: Any, **options: Any) -> None:
+        nonlocal ahead
+        ahead = time.time() - time.monotonic()
         made(self, *arguments, **options)
         self.after_step = after_step
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -114,20 +115,23 @@ class Fleet:
         pid = self.stack.supervisor.pid(name)
         if pid is None:
             return False
-        workers = machine.children(pid)
         if detail == PROCESS:
             self.journal.write("kill", detail, service=name, pid=pid)
             self.stack.supervisor.kill(name)
-        elif workers:
-            self.journal.write("kill", detail, service=name, pid=workers[0])
-            os.kill(workers[0], signal.SIGKILL)
-        return detail == PROCESS or bool(workers)
+            return True
+        for worker in machine.children(pid):
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(worker, signal.SIGKILL)
+                self.journal.write("kill", detail, service=name, pid=worker)
+                return True
+        return False
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """To its worker too."""
         if (pid := self.stack.supervisor.pid(name)) is not None:
             for each in (pid, *machine.children(pid)):
-                os.kill(each, number)
+                with suppress(ProcessLookupError):
+                    os.kill(each, number)
 
     def add(self, service: str, instance: int) -> str:
         """Start another instance; returns its process' name."""

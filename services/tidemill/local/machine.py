@@ -73,12 +73,21 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def _resident_bytes(pid: int) -> int:
-    """What several processes share, such as a worker with its parent, counts in parts (the proportional set size)."""
+    """What several processes share, such as a worker with its parent, counts in parts (the proportional set size),
+    where the kernel tells."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
     except OSError:
-        return 0  # it ended meanwhile, or is another user's
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+        return resident_bytes(pid)
+
+
+def resident_bytes(pid: int) -> int:
+    """All memory of one process that is resident, also what it shares; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def free_port(avoid: frozenset[int] = frozenset()) -> int:

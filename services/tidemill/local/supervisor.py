@@ -142,7 +142,7 @@ class Supervisor:
         return self._children[name].log_file
 
     def endpoint(self, name: str) -> Endpoint | None:
-        """Where `name` answers HTTP; None until this very process has said so."""
+        """Where `name` answers HTTP; None until this very process, or the worker that it runs now, has said so."""
         child = self._children[name]
         try:
             endpoint = Endpoint(**json.loads(child.endpoint_file.read_text("utf-8")))

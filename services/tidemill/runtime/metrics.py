@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 COMMON_LABELS = ("pipeline", "service")
 
@@ -79,13 +79,16 @@ RUNTIME = (
 class Metrics:
     """The declared metrics of one stage, with `pipeline` and `service` filled in. Thread-safe.
 
-    Several stages in one process share a registry: `beside` is any one of the others.
+    Several stages in one process share a registry: `beside` is any one of the others. The `process_` metrics that all
+    Prometheus clients have are there too (on Linux); `process_start_time_seconds` changes with each new worker.
     """
 
     def __init__(
         self, constant: Mapping[str, str], declared: Sequence[Declared] = (), beside: "Metrics | None" = None
     ) -> None:
         self.registry: CollectorRegistry = beside.registry if beside else CollectorRegistry()
+        if beside is None:
+            ProcessCollector(registry=self.registry)
         self._constant = tuple(constant[label] for label in COMMON_LABELS)
         self._counters: dict[str, Counter] = beside._counters if beside else {}
         self._gauges: dict[str, Gauge] = beside._gauges if beside else {}

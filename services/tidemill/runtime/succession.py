@@ -36,8 +36,10 @@ def take_place(config: RuntimeConfig, spec: ServiceSpec, health: Health, stop: E
     while not stop.is_set():
         wait_for_groups_to_end(config, spec.predecessors, health, stop)
         found = offsets_of_groups(config.bootstrap_servers, config.kafka_options, spec.predecessors, partitions)
-        own = group_offsets(config.bootstrap_servers, config.kafka_options, spec.group, partitions)
-        if not any(found.values()) and not own:
+        # Asked only where it decides: a process that was killed in a transaction would wait for that to time out.
+        if not any(found.values()) and not group_offsets(
+            config.bootstrap_servers, config.kafka_options, spec.group, partitions
+        ):
             raise ConfigurationError(
                 f"{spec.group} is to replace a version that never ran: {_none_of(spec.predecessors)}",
                 hint="check features.replaces; where there is nothing to replace, take it out of the file",

@@ -151,6 +151,34 @@ def test_workers_that_die_one_after_the_other_are_left_to_the_supervisor(
     assert "workers are killed one after the other" in (tmp_path / "log").read_text()
 
 
+def test_so_are_those_that_live_longer_but_die_again_and_again(tmp_path: Path) -> None:
+    program = "import tidemill.runtime.respawn as respawn; respawn._IN_A_ROW_S = 0.0\n" + PROGRAM.format(
+        folder=str(tmp_path), work="    life(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("life-*"))) == 10
+
+
+def test_a_request_to_stop_between_two_workers_is_not_lost(tmp_path: Path) -> None:
+    between = """
+import os, signal, tidemill.runtime.respawn as respawn
+class Log:
+    def warning(self, *_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+respawn._log = Log()
+"""
+    program = between + PROGRAM.format(folder=str(tmp_path), work="    life(); os.kill(os.getpid(), signal.SIGKILL)")
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 128 + signal.SIGKILL
+    assert len(list(tmp_path.glob("life-*"))) == 1
+
+
+def test_a_launcher_that_ignores_the_end_of_its_children_does_no_harm(tmp_path: Path) -> None:
+    ignoring = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    program = ignoring + PROGRAM.format(folder=str(tmp_path), work="    return life() or 6")
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 6
+
+
 def test_what_a_worker_leaves_behind_is_reaped_and_not_taken_for_it(
     tmp_path: Path, start: Callable[[str], "subprocess.Popen[bytes]"]
 ) -> None:
