@@ -123,7 +123,7 @@ def _into_steps(points: Failpoints, journal: Journal) -> None:
         self.after_step = after_step
 
     def joining(self: Loop, *arguments: Any) -> int:
-        journal.write("joining")
+        journal.write("joining", str(os.getppid()))
         return run(self, *arguments)
 
     Loop.__init__ = init  # type: ignore[method-assign]

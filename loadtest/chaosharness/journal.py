@@ -75,7 +75,8 @@ def kills_by_failpoint(entries: Sequence[Entry]) -> dict[str, int]:
 
 def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, Any]:
     """Seconds from each kill to the next commit of that service by any process: where its worker was forked anew, where
-    the whole process had to start, and in both cases from the moment at which it joined the group.
+    the whole process had to start (it was killed, or gave up after so many workers; another parent, which `joining`
+    names, tells), and in both cases from the moment at which it joined the group.
 
     Where something was killed again before it had committed anything, the time would say how densely the schedule
     kills: it is left out, and counts as `interrupted`. So are instances that come and go with a storm.
@@ -84,7 +85,9 @@ def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, 
     by_service: dict[str, list[float]] = defaultdict(list)
     killed: dict[str, Entry] = {}
     again: set[str] = set()
+    anew: set[str] = set()
     started: dict[tuple[str, int], float] = {}
+    parents: dict[str, str] = {}
     interrupted = 0
     for entry in sorted(entry for entry in entries if "." not in entry.service):
         if entry.kind == "kill":
@@ -94,14 +97,19 @@ def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, 
             killed[entry.service] = entry
         elif entry.kind == "joining":
             started[entry.service, entry.pid] = entry.at
+            if parents.get(entry.service, entry.detail) != entry.detail:
+                anew.add(entry.service)
+            parents[entry.service] = entry.detail
         elif entry.kind == "first_commit":
             kill = killed.pop(entry.service, None)
             dense = entry.service in again
             again.discard(entry.service)
+            whole = entry.service in anew
+            anew.discard(entry.service)
             if kill is None or dense or entry.at - kill.at > most_s:
                 continue
-            since["process" if kill.detail == PROCESS else "worker"].append(entry.at - kill.at)
-            if kill.detail != PROCESS:
+            since["process" if whole else "worker"].append(entry.at - kill.at)
+            if not whole:
                 by_service[entry.service].append(entry.at - kill.at)
             if (entry.service, entry.pid) in started:
                 since["joining"].append(entry.at - started[entry.service, entry.pid])

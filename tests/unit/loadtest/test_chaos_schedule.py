@@ -86,9 +86,10 @@ def test_the_journal_survives_a_half_written_line(tmp_path: Path) -> None:
 
 def test_recovery_is_from_a_kill_to_the_next_commit_of_that_service() -> None:
     entries = [
+        Entry(9.0, "joining", "a", 1, "100"),
         Entry(10.0, "kill", "a", 1, "after-poll"),
         Entry(10.5, "first_commit", "b", 2, ""),
-        Entry(12.0, "joining", "a", 3, ""),
+        Entry(12.0, "joining", "a", 3, "100"),
         Entry(12.5, "first_commit", "a", 3, ""),
         Entry(20.0, "kill", "a", 3, "random"),
         Entry(21.0, "kill", "a", 4, "mid-restore"),
@@ -96,6 +97,7 @@ def test_recovery_is_from_a_kill_to_the_next_commit_of_that_service() -> None:
         Entry(26.0, "kill", "a.1", 7, "process"),
         Entry(29.0, "first_commit", "a.1", 8, ""),
         Entry(30.0, "kill", "a", 1, "process"),
+        Entry(33.5, "joining", "a", 6, "200"),
         Entry(34.0, "first_commit", "a", 6, ""),
     ]
     found = recoveries(entries)
@@ -103,7 +105,7 @@ def test_recovery_is_from_a_kill_to_the_next_commit_of_that_service() -> None:
     assert found["interrupted"] == 1
     assert found["kill_to_commit_by_service_s"] == {"a": found["kill_to_commit_s"]}
     assert found["kill_to_commit_s"] == {"count": 1, "p50": 2.5, "p99": 2.5, "max": 2.5}
-    assert found["join_to_commit_s"] == {"count": 1, "p50": 0.5, "p99": 0.5, "max": 0.5}
+    assert found["join_to_commit_s"] == {"count": 2, "p50": 0.5, "p99": 0.5, "max": 0.5}
 
 
 def report(**happened: int) -> dict[str, object]:
