@@ -40,6 +40,11 @@ sys.exit(run_in_worker(work))
 """
 
 
+def program(folder: Path, work: str) -> str:
+    """`work` is the body of what runs in the worker."""
+    return PROGRAM.format(folder=str(folder), work=textwrap.indent(textwrap.dedent(work), "    "))
+
+
 LOADED = """
 import os, numpy
 threads = lambda: len(os.listdir("/proc/self/task"))
@@ -61,19 +66,20 @@ print(threads() - before)
 )
 def test_what_a_parent_loads_starts_no_thread(service: str, more: str) -> None:
     """A thread would not live on in the worker, and what waits for it there would wait for ever or end it."""
-    program = LOADED.format(service=service, more=more)
+    text = LOADED.format(service=service, more=more)
     # OpenBLAS has threads otherwise, of numpy and of scipy, which it ends before a fork and starts again behind it.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, env=environment)
     assert done.stdout.split() == ["0"], done.stdout + done.stderr
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[str], "subprocess.Popen[bytes]"]:
     def run(work: str) -> "subprocess.Popen[bytes]":
-        program = PROGRAM.format(folder=str(tmp_path), work=textwrap.indent(textwrap.dedent(work), "    "))
         with (tmp_path / "log").open("wb") as log:
-            return subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                [sys.executable, "-c", program(tmp_path, work)], stdout=log, stderr=subprocess.STDOUT
+            )
 
     return run
 
@@ -152,10 +158,9 @@ def test_workers_that_die_one_after_the_other_are_left_to_the_supervisor(
 
 
 def test_so_are_those_that_live_longer_but_die_again_and_again(tmp_path: Path) -> None:
-    program = "import tidemill.runtime.respawn as respawn; respawn._IN_A_ROW_S = 0.0\n" + PROGRAM.format(
-        folder=str(tmp_path), work="    life(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], timeout=60)
+    patient = "import tidemill.runtime.respawn as respawn; respawn._IN_A_ROW_S = 0.0\n"
+    text = patient + program(tmp_path, "life(); os.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run([sys.executable, "-c", text], timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob("life-*"))) == 10
 
@@ -168,22 +173,22 @@ class Log:
         os.kill(os.getpid(), signal.SIGTERM)
 respawn._log = Log()
 """
-    program = between + PROGRAM.format(folder=str(tmp_path), work="    life(); os.kill(os.getpid(), signal.SIGKILL)")
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 128 + signal.SIGKILL
+    text = between + program(tmp_path, "life(); os.kill(os.getpid(), signal.SIGKILL)")
+    assert subprocess.run([sys.executable, "-c", text], timeout=60).returncode == 128 + signal.SIGKILL
     assert len(list(tmp_path.glob("life-*"))) == 1
 
 
 def test_a_launcher_that_ignores_the_end_of_its_children_does_no_harm(tmp_path: Path) -> None:
     ignoring = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-    program = ignoring + PROGRAM.format(folder=str(tmp_path), work="    return life() or 6")
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 6
+    text = ignoring + program(tmp_path, "return life() or 6")
+    assert subprocess.run([sys.executable, "-c", text], timeout=60).returncode == 6
 
 
 def test_what_a_worker_leaves_behind_is_reaped_and_not_taken_for_it(
-    tmp_path: Path, start: Callable[[str], "subprocess.Popen[bytes]"]
+    tmp_path: Path,
 ) -> None:
     """As in a container, where orphans become children of its first process."""
-    program = """
+    work = """
         if life():
             return 5
         read, write = os.pipe()
@@ -197,30 +202,21 @@ def test_what_a_worker_leaves_behind_is_reaped_and_not_taken_for_it(
         os.kill(os.getpid(), signal.SIGKILL)
         """
     subreaper = "import ctypes; ctypes.CDLL(None).prctl(36, 1)\n"
-    text = PROGRAM.format(folder=str(tmp_path), work=textwrap.indent(textwrap.dedent(program), "    "))
-    process = subprocess.Popen([sys.executable, "-c", subreaper + text])
+    process = subprocess.Popen([sys.executable, "-c", subreaper + program(tmp_path, work)])
     assert process.wait(20) == 5
 
 
 def test_the_supervisor_finds_the_worker_that_answers_and_counts_its_cpu(tmp_path: Path) -> None:
-    program = PROGRAM.format(
-        folder=str(tmp_path),
-        work=textwrap.indent(
-            textwrap.dedent(
-                """
-                import json
-                life()
-                about = {"service": "s", "instance": 0, "pid": os.getpid(), "url": "http://127.0.0.1:1"}
-                pathlib.Path(os.environ["TIDEMILL_ENDPOINT_FILE"]).write_text(json.dumps(about))
-                sum(range(20_000_000))
-                wait()
-                """
-            ),
-            "    ",
-        ),
-    )
+    work = """
+        import json
+        life()
+        about = {"service": "s", "instance": 0, "pid": os.getpid(), "url": "http://127.0.0.1:1"}
+        pathlib.Path(os.environ["TIDEMILL_ENDPOINT_FILE"]).write_text(json.dumps(about))
+        sum(range(20_000_000))
+        wait()
+        """
     supervisor = Supervisor(tmp_path / "logs", RestartPolicy(max_restarts=0))
-    supervisor.start([ServiceCommand("s", (sys.executable, "-c", program))])
+    supervisor.start([ServiceCommand("s", (sys.executable, "-c", program(tmp_path, work)))])
     try:
         first = pid_of(tmp_path, 0)
         eventually(lambda: (found := supervisor.endpoint("s")) and found.pid == first)
