@@ -64,6 +64,7 @@ class Stream:
 
     def start(self) -> None:
         command = catalog.get(PIPELINE).producer_command(self._options)
+        self._started_at = clock.monotonic()
         self._producer.start([ServiceCommand("producer", command)])
         until = clock.monotonic() + 120
         while self.predictions() == 0:
@@ -72,10 +73,11 @@ class Stream:
                 raise TidemillError("No prediction within 120 s of starting the producer.", hint="See their logs.")
 
     def stop_sending(self) -> dict[str, Any]:
-        """The producer's summary."""
+        """The producer's summary, and the payments that it sent a second."""
+        seconds = clock.monotonic() - self._started_at
         self._producer.stop()
         sent: dict[str, Any] = json.loads((self._folder / "producer.json").read_text("utf-8"))
-        return sent
+        return sent | {"per_second": round(sent["payments"] / seconds, 1)}
 
     def predictions(self) -> int:
         return int(self.auditor.progress()["predictions"])
@@ -191,6 +193,7 @@ def overload(seconds: float, sustained: float | None) -> dict[str, Any]:
     return {
         "sustained_per_second": round(rate, 1),
         "offered_per_second": round(OVERLOAD * rate, 1),
+        "sent_per_second": sent["per_second"],
         "sent": sent["payments"],
         "behind_at_the_end": behind,
         "drained_in_s": round(drained, 1),

@@ -54,6 +54,9 @@ class Process:
 class FromTheStart:
     """Replays everything, as a service without a changelog would."""
 
+    def needs(self) -> frozenset[Any]:
+        return frozenset()
+
     def replay_from(self, committed: Any) -> dict[Any, int]:
         return dict.fromkeys(committed, 0)
 

@@ -48,7 +48,7 @@ def service() -> Target:
     predictions, outcomes = pipeline.topic("predictions"), pipeline.topic("outcomes")
 
     def fresh() -> Decode:
-        running = DriftService(pipeline, Adwin, lambda _: None, 1, metrics, lambda _: None)  # type: ignore[arg-type, return-value]
+        running = DriftService(pipeline, Adwin, lambda _: None, 1, metrics)  # type: ignore[arg-type, return-value]
         running.restore(0, [])
         running.replay_from({(predictions, 0): 0, (outcomes, 0): 0})
         offset = 0

@@ -4,10 +4,9 @@ from tidemill.domain.pipeline import Pipeline
 from tidemill.drift.config import DriftConfig
 from tidemill.drift.manifests import PublishedModels
 from tidemill.drift.metrics import DECLARED
-from tidemill.drift.readiness import SoleInstanceHealth
 from tidemill.drift.river_detectors import Adwin
 from tidemill.drift.shell import DriftService
-from tidemill.runtime.health import serve_http
+from tidemill.runtime.health import Health, serve_http
 from tidemill.runtime.inputs import InputTopic
 from tidemill.runtime.kafka import TopicReader
 from tidemill.runtime.metrics import Metrics
@@ -23,13 +22,13 @@ _GAP_MS = 200.0
 def run(config: DriftConfig, pipeline: Pipeline) -> int:
     """Blocks until a signal or a fatal error; returns the exit code."""
     metrics = Metrics({"pipeline": pipeline.name, "service": NAME}, DECLARED)
-    health = SoleInstanceHealth(NAME, metrics, config.instance)
+    health = Health(NAME, metrics, config.instance)
     published = PublishedModels(
         pipeline.model.name,
         config.public_key_file,
         lambda: TopicReader(config.bootstrap_servers, [pipeline.topic("models")], options=config.kafka_options),
     )
-    service = DriftService(pipeline, Adwin, published.champion, partitions(pipeline), metrics, health.refuse)
+    service = DriftService(pipeline, Adwin, published.champion, partitions(pipeline), metrics)
     server = serve_http(config, health)
     try:
         return run_service(service_spec(pipeline, service), config, service, health)

@@ -16,7 +16,7 @@ from tidemill.drift.core.monitor import Monitor, Stretch
 from tidemill.drift.core.records import Alarm, Drift, Version, decode_outcome, decode_prediction, encode_drift
 from tidemill.drift.core.sampling import Sampler
 from tidemill.drift.journal import Journal, Place, record_key
-from tidemill.errors import EnvironmentUnusable, RecordError
+from tidemill.errors import RecordError
 from tidemill.runtime.metrics import Metrics
 from tidemill.runtime.service import DeadLetter, Output, OutRecord, Record, StateEntry
 
@@ -57,16 +57,15 @@ class DriftService:
         champions: Champions,
         partitions: int,
         metrics: Metrics,
-        refuse: Callable[[str | None], None],
     ) -> None:
-        """`partitions` is how many the inputs have; `refuse` takes the reason for not being ready, or None."""
+        """`partitions` is how many each of the two inputs has."""
         self._pipeline = pipeline
         self._detectors = detectors
         self._champions = champions
-        self._partitions = frozenset(range(partitions))
         self._metrics = metrics
-        self._refuse = refuse
         self._predictions = pipeline.topic("predictions")
+        topics = (self._predictions, pipeline.topic("outcomes"))
+        self._needs = frozenset((topic, number) for topic in topics for number in range(partitions))
         self._drift = pipeline.topic("drift")
         self._sampler = Sampler(pipeline.drift.sample_share, seed=pipeline.retrain.seed)
         self._changelog = Changelog()
@@ -83,14 +82,13 @@ class DriftService:
         self._running = None
         for partition in partitions:
             self._changelog.forget(partition)
-        self._refuse(self._incomplete())
+
+    def needs(self) -> frozenset[Place]:
+        """See the protocol."""
+        return self._needs
 
     def replay_from(self, committed: Mapping[Place, int]) -> dict[Place, int]:
         """Start at the beginning of the committed generation: the offsets to read from, at most the committed ones."""
-        reason = self._incomplete()
-        self._refuse(reason)
-        if reason is not None:
-            return dict(committed)
         beginning = self._changelog.beginning()
         snapshot = beginning.snapshot
         starts = self._changelog.starts(snapshot.generation)
@@ -102,11 +100,10 @@ class DriftService:
         return journal.resume_at
 
     def add(self, records: Sequence[Record], now: float) -> None:
-        """See the protocol. Raises EnvironmentUnusable if this instance does not own every partition."""
+        """See the protocol."""
         running = self._running
         if running is None:
-            reason = self._incomplete() or "drift was given records before its state"
-            raise EnvironmentUnusable(reason, hint="run one instance of drift for each pipeline")
+            raise RuntimeError("drift was given records before its state")
         running.replaying = bool(records) and running.journal.replayed(records[0])  # the loop never mixes old and new
         for record in records:
             running.journal.reads(record)
@@ -199,15 +196,6 @@ class DriftService:
 
     def _champion(self, version: Version) -> Champion | None:
         return None if version is None else self._champions(version)
-
-    def _incomplete(self) -> str | None:
-        missing = sorted(self._partitions - self._changelog.partitions)
-        if not missing:
-            return None
-        return (
-            f"drift is one active instance over all {len(self._partitions)} partitions, "
-            f"but this one was not given {', '.join(map(str, missing))}"
-        )
 
     def _report(self, monitor: Monitor) -> None:
         self._metrics.set(declared.GENERATION, monitor.generation)

@@ -11,11 +11,17 @@ from tidemill.runtime.ports import Partition
 
 
 class Replaying(Protocol):
-    """For state that no changelog can hold (drift detectors): it is rebuilt by reading old input again."""
+    """For state that no changelog can hold (drift detectors): it is rebuilt by reading old input again, of all
+    partitions at once, by one active instance."""
+
+    def needs(self) -> frozenset[Partition]:
+        """Every partition of the input. An instance that was given only some reads nothing until it has the others."""
+        ...
 
     def replay_from(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        """Called after `restore`. Where to read from, at most the committed offset; a partition left out is not
-        replayed. Up to the committed offsets the loop calls `add` and `flush` and throws the outputs away."""
+        """Called after `restore`, once this instance has all that it needs. Where to read from, at most the committed
+        offset; a partition left out is not replayed. Up to the committed offsets the loop calls `add` and `flush` and
+        throws the outputs away."""
         ...
 
 

@@ -216,10 +216,7 @@ def chunks(records: Sequence[Record], sizes: Iterable[int]) -> Iterator[Sequence
         low += size
 
 
-def service_of(
-    pipeline: Pipeline, champions: Mapping[int, Champion], partitions: int, refusals: list[str | None] | None = None
-) -> DriftService:
+def service_of(pipeline: Pipeline, champions: Mapping[int, Champion], partitions: int) -> DriftService:
     """A service with river's detectors, whose champions are known beforehand."""
     metrics = Metrics({"pipeline": "fraud", "service": "drift"}, DECLARED)
-    refuse = (lambda _: None) if refusals is None else refusals.append
-    return DriftService(pipeline, Adwin, champions.__getitem__, partitions, metrics, refuse)
+    return DriftService(pipeline, Adwin, champions.__getitem__, partitions, metrics)

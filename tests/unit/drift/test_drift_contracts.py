@@ -1,4 +1,4 @@
-"""What drift writes and shows is what was declared; manifests and readiness."""
+"""What drift writes and shows is what was declared; and manifests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,6 @@ from tidemill.drift import manifests
 from tidemill.drift.manifests import PublishedModels
 from tidemill.drift.metrics import DECLARED
 from tidemill.drift.process import partitions, service_spec
-from tidemill.drift.readiness import SoleInstanceHealth
 from tidemill.drift.river_detectors import Adwin
 from tidemill.drift.shell import DriftService
 from tidemill.errors import StateCorrupt
@@ -39,7 +38,7 @@ CHAMPION = champion_of(vectors(3_000, seed=500))
 def test_every_record_it_writes_fits_the_schema_and_every_declared_metric_is_shown() -> None:
     pipeline = fraud_pipeline(statistics_every="1h", min_average_precision=0.9, min_positives=5)
     metrics = Metrics({"pipeline": "fraud", "service": "drift"}, DECLARED)
-    loop = MemoryLoop(lambda: DriftService(pipeline, Adwin, lambda _: CHAMPION, 1, metrics, lambda _: None), 1)
+    loop = MemoryLoop(lambda: DriftService(pipeline, Adwin, lambda _: CHAMPION, 1, metrics), 1)
     matrix = vectors(1_500, 1)
     matrix[:, AMOUNT] *= 3
     matrix[500:, AMOUNT + 3] = float("nan")
@@ -75,23 +74,12 @@ def test_metric_names_carry_the_service_and_a_unit() -> None:
 def test_the_loop_is_told_both_inputs_undelayed_the_state_topic_and_to_replay() -> None:
     pipeline = fraud_pipeline()
     metrics = Metrics({"pipeline": "fraud", "service": "drift"}, DECLARED)
-    service = DriftService(pipeline, Adwin, lambda _: CHAMPION, 4, metrics, lambda _: None)
+    service = DriftService(pipeline, Adwin, lambda _: CHAMPION, 4, metrics)
     spec = service_spec(pipeline, service)
     assert [tuple(topic) for topic in spec.inputs] == [("fraud-predictions", 0), ("fraud-outcomes", 0)]
     assert (spec.state_topic, spec.group, spec.replay) == ("fraud-drift-state", "fraud-drift", service)
     assert partitions(pipeline) == 4
-
-
-def test_a_refusal_stands_against_whoever_declares_the_service_ready() -> None:
-    health = SoleInstanceHealth("drift", Metrics({"pipeline": "fraud", "service": "drift"}))
-    health.set_ready(True)
-    health.refuse("two instances")
-    health.set_ready(True)
-    assert health.snapshot()["ready"] is False
-    assert health.snapshot()["reason"] == "two instances"
-    health.refuse(None)
-    health.set_ready(True)
-    assert health.ready
+    assert service.needs() == {(topic, n) for topic in ("fraud-predictions", "fraud-outcomes") for n in range(4)}
 
 
 class ScriptedLog:

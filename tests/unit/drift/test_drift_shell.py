@@ -1,4 +1,4 @@
-"""The service as the loop drives it: generations, switches, dead letters, refusals, and nothing written twice."""
+"""The service as the loop drives it: generations, switches, dead letters, and nothing written twice."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +8,11 @@ import orjson
 import pytest
 
 from tidemill.domain.pipeline import Pipeline
-from tidemill.errors import EnvironmentUnusable, StateCorrupt
+from tidemill.errors import StateCorrupt
 from tidemill.runtime.service import Record
 from unit.drift.streams import (
     AMOUNT,
     GAP_MS,
-    NAMES,
     OUTCOMES,
     PREDICTIONS,
     MemoryLoop,
@@ -186,22 +185,6 @@ def test_partitions_that_lag_behind_each_other_live_but_not_in_the_replay_write_
     assert {i for i in ids if "statistics" not in i} == {i for i in expected if "statistics" not in i}
     watermarks = [record["watermark"] for record in kinds(loop.drift(), "statistics")]
     assert watermarks == sorted(set(watermarks))
-
-
-def test_without_all_partitions_it_refuses_with_the_reason_and_takes_no_record() -> None:
-    refusals: list[str | None] = []
-    service = service_of(PIPELINE, CHAMPIONS, 2, refusals)
-    service.restore(0, [])
-    start = {(PREDICTIONS, 0): 5, (OUTCOMES, 0): 7}
-    assert service.replay_from(start) == start
-    assert refusals == ["drift is one active instance over all 2 partitions, but this one was not given 1"]
-    with pytest.raises(EnvironmentUnusable, match="not given 1"):
-        service.add([prediction_record(5, 0, 1, [1.0] * len(NAMES), 1)], 0.0)
-    service.restore(1, [])
-    service.replay_from({**start, (PREDICTIONS, 1): 0, (OUTCOMES, 1): 0})
-    assert refusals[-1] is None
-    service.drop([0])
-    assert refusals[-1] is not None
 
 
 def test_an_aborted_transaction_is_done_again_to_the_same_end() -> None:

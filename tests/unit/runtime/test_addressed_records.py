@@ -28,6 +28,9 @@ def broker() -> MemoryBroker:
 
 
 class FromTheStart:
+    def needs(self) -> frozenset[Partition]:
+        return frozenset()
+
     def replay_from(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
         return dict.fromkeys(committed, 0)
 

@@ -1,6 +1,6 @@
 """The loop on the memory broker: exactly once through crashes, aborts and rebalances. A crash is an input."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.counting import Counting, expected
+from tidemill import clock
 from tidemill.domain.pipeline import BreakerSpec
-from tidemill.errors import BreakerOpen, Fenced, StateCorrupt
+from tidemill.errors import BreakerOpen, EnvironmentUnusable, Fenced, StateCorrupt
 from tidemill.runtime.config import RuntimeConfig
 from tidemill.runtime.dlq import to_letter
 from tidemill.runtime.health import Health
@@ -100,10 +101,25 @@ class Homing(Counting):
         return output
 
 
+class Forgetful(Counting):
+    """Has its counts from the input alone."""
+
+    def restore(self, partition: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        super().restore(partition, ())
+
+
 class FromTheStart:
     """Replays everything, as a service without a changelog would."""
 
+    def __init__(self, needs: Collection[Partition] = ()) -> None:
+        self._needs = frozenset(needs)
+        self.asked = 0
+
+    def needs(self) -> frozenset[Partition]:
+        return self._needs
+
     def replay_from(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        self.asked += 1
         return dict.fromkeys(committed, 0)
 
 
@@ -507,14 +523,81 @@ def test_replayed_input_rebuilds_state_and_its_outputs_are_thrown_away(broker: M
     committed = outputs(broker)
     send(broker, "new")
     stage.replay = FromTheStart()
+    stage.service_class = Forgetful
     stage.start()
-    forgetful = stage.service.restore
-    stage.service.restore = lambda partition, entries: forgetful(partition, ())
     stage.loop.turn()
     assert not stage.health.ready
     stage.turn(20)
     assert outputs(broker) == sorted([*committed, b"k:11:new"])
     assert stage.health.ready
+
+
+BOTH = (("in", 0), ("in", 1))
+
+
+def part_of_a_stage_that_needs_all(broker: MemoryBroker) -> tuple[Stage, Stage]:
+    """It, once it was given a half and has seen that there are records; and the other that has the other half."""
+    other = Stage(broker)
+    other.turn(2)
+    stage = Stage(broker, instance=1, replay=FromTheStart(BOTH))
+    for _ in range(3):
+        other.loop.turn()
+        stage.loop.turn()
+    send(broker, "a", partition=0)
+    send(broker, "b", partition=1)
+    stage.turn(3)
+    return stage, other
+
+
+def test_a_stage_that_needs_every_partition_reads_nothing_until_it_has_them(broker: MemoryBroker) -> None:
+    stage, other = part_of_a_stage_that_needs_all(broker)
+    assert stage.client.owned() == {("in", 1)}
+    assert (stage.health.ready, outputs(broker)) == (False, [])
+    assert "in/0" in stage.health.snapshot()["reason"]
+    assert stage.client._paused == {("in", 1)}
+    assert stage.replay is not None and stage.replay.asked == 0
+    other.client.expel()
+    stage.turn()
+    assert (stage.health.ready, outputs(broker)) == (True, [b"k:1:a", b"k:1:b"])
+
+
+def test_the_rest_may_come_while_it_keeps_the_part_that_it_has(broker: MemoryBroker) -> None:
+    stage, other = part_of_a_stage_that_needs_all(broker)
+    del broker.group("p-count").members[other.instance]
+    stage.client._positions |= stage.loop.assigned([("in", 0)])  # as an incremental rebalance does
+    stage.turn()
+    assert (stage.health.ready, outputs(broker)) == (True, [b"k:1:a", b"k:1:b"])
+
+
+def test_nor_does_it_read_on_once_a_part_is_taken_from_it(broker: MemoryBroker) -> None:
+    stage = Stage(broker, replay=FromTheStart(BOTH), service_class=Forgetful)
+    send(broker, "a", partition=1)
+    stage.turn()
+    stage.loop.revoked([("in", 0)])  # as an incremental rebalance does
+    del stage.client._positions["in", 0]
+    send(broker, "b", partition=1)
+    stage.turn(3)
+    assert (stage.health.ready, outputs(broker)) == (False, [b"k:1:a"])
+    stage.client._positions |= stage.loop.assigned([("in", 0)])
+    stage.turn()
+    assert (stage.health.ready, outputs(broker)) == (True, [b"k:1:a", b"k:2:b"])
+
+
+def test_one_that_never_gets_the_rest_ends_and_says_what_to_do(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, _ = part_of_a_stage_that_needs_all(broker)
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 59)
+    stage.loop.turn()
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
+    with pytest.raises(EnvironmentUnusable, match="all partitions") as failure:
+        stage.loop.turn()
+    assert "one instance of count" in failure.value.hint
+    stage.loop.revoked([("in", 1)])
+    stage.loop.assigned([])
+    stage.loop.turn()
+    assert stage.health.ready, "a standby has nothing to wait for"
 
 
 def test_a_stop_commits_what_was_added_and_exits_zero(broker: MemoryBroker) -> None:
