@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from chaosharness.fleet import Fleet
+from chaosharness.journal import Entry
 from chaosharness.schedule import Fault
 from tidemill.errors import EnvironmentUnusable
 
@@ -51,7 +52,13 @@ class FakeClock:
     def jump(self, fleet: Fleet, fault: Fault) -> bool:
         """An hour ahead or behind for a while, then right again."""
         self.set(int(fault.detail))
-        jumped = fleet.wait_for(lambda entries: any(entry.kind == "clock" for entry in entries), _NOTICED_WITHIN_S)
+        unaware = {name for name in fleet.stack.supervisor.names if "." not in name}
+
+        def all_noticed(entries: list[Entry]) -> bool:
+            unaware.difference_update(entry.service for entry in entries if entry.kind == "clock")
+            return not unaware
+
+        jumped = fleet.wait_for(all_noticed, _NOTICED_WITHIN_S)
         fleet.wait(_JUMPED_FOR_S)
         self.set(0)
         return jumped

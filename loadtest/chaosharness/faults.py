@@ -1,8 +1,10 @@
 """How each fault is done, and how it is seen that it took place. Each call returns once it is over."""
 
 import signal
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from confluent_kafka import KafkaException, Producer
 
@@ -12,14 +14,18 @@ from chaosharness.journal import PROCESS, RANDOM, Entry
 from chaosharness.modelfeed import ModelFeed
 from chaosharness.schedule import Fault
 
-_MEET_WITHIN_S = 12.0
-"""A service that is starting needs a few seconds before it comes by any failpoint."""
+_MEET_WITHIN_S = 20.0
+"""A service that is starting needs a few seconds before it comes by any failpoint, and where its partitions are still
+its dead worker's, a session."""
 _STAND_WITHIN_S = 60.0
 """A zombie is made of a service in mid-stream, and may have been killed just before."""
 _NOTICED_WITHIN_S = 20.0
 """A fenced producer learns it with its next transaction."""
 _TAKEN_OVER_WITHIN_S = 60.0
-_PAST_TRANSACTION_TIMEOUT_S = 16.0
+_PAST_TRANSACTION_TIMEOUT_S = 26.0
+"""15 s, and the 10 s between two looks of the broker for transactions that have timed out."""
+_REFUSED_WITHIN_S = 20.0
+_REFUSED = ("fence", "abort", "rewind")
 _JOIN_WITHIN_S = 30.0
 _STORM_ROUNDS = 4
 _STORM_PAUSE_S = 3.0
@@ -30,12 +36,14 @@ Do = Callable[[Fault], bool]
 
 
 class Faults:
-    """Does what a schedule says. `missed` are faults that could not take place, such as a failpoint nobody came by."""
+    """Does what a schedule says. `missed` are faults that could not take place, such as a failpoint nobody came by;
+    `done` counts the others by name."""
 
     def __init__(self, fleet: Fleet, models: ModelFeed, others: Mapping[str, Do]) -> None:
         """`others` are the faults that are not done to a service, by kind."""
         self._fleet = fleet
         self._models = models
+        self.done: Counter[str] = Counter()
         self.missed: list[Fault] = []
         self.due_epoch = 0
         """The newest model that had time to be taken over everywhere."""
@@ -50,8 +58,14 @@ class Faults:
 
     def do(self, fault: Fault) -> None:
         self._fleet.journal.write("fault", f"{fault.kind} {fault.service} {fault.detail}".strip())
-        if not self._do[fault.kind](fault):
+        if self._do[fault.kind](fault):
+            self.done[fault.name] += 1
+        else:
             self.missed.append(fault)
+
+    def skip(self, faults: Iterable[Fault]) -> None:
+        """The stream came to a standstill before them."""
+        self.missed += faults
 
     def _kill(self, fault: Fault) -> bool:
         fleet, service = self._fleet, fault.service
@@ -93,23 +107,28 @@ class Faults:
         """Stop services in the middle of a transaction each, let others take over, and wake them when they have long
         been given up. The last of the chain stands still first, for it needs the others to come by its failpoint."""
         fleet, services = self._fleet, fault.service.split("+")
-        stopped = []
+        stopped: dict[str, int] = {}
         for service in reversed(services):
             fleet.arm(service, f"{fault.detail} {failpoints.STOP}")
             if fleet.wait_for(partial(_has, kind="stop", service=service), _STAND_WITHIN_S):
-                stopped.append(service)
+                stopped[service] = next(e.pid for e in reversed(fleet.reader.entries) if e.kind == "stop")
             else:
                 fleet.disarm(service)
         successors = [fleet.add(service, 1) for service in stopped]
         taken = self._all("first_commit", successors, _TAKEN_OVER_WITHIN_S)
         fleet.wait(_PAST_TRANSACTION_TIMEOUT_S if taken else 0.0)
+        stood = [service for service, pid in stopped.items() if _stands_still(pid)]
         for service in stopped:
-            fleet.journal.write("woken", service=service)
             fleet.signal(service, signal.SIGCONT)
-        fleet.wait(3.0)
+        # Each finds that what it had begun is not its own any more; more than one may in the same tick.
+        waiting = {stopped[service] for service in stood}
+        refused = fleet.wait_for(partial(_none_left, waiting, _REFUSED), _REFUSED_WITHIN_S) if taken else False
+        for service in stood:
+            if stopped[service] not in waiting:
+                fleet.journal.write("zombie", service=service, pid=stopped[service])
         for successor in successors:
             fleet.remove(successor)
-        return taken and len(stopped) == len(services)
+        return refused and len(stood) == len(services)
 
     def _storm(self, fault: Fault) -> bool:
         """One instance becomes three and one again, some leaving in order and some not, also while they restore."""
@@ -117,12 +136,14 @@ class Faults:
         joined = 0
         for number in range(_STORM_ROUNDS):
             names = [fleet.add(service, instance) for instance in (1, 2)]
-            joined += self._all("joining", names, _JOIN_WITHIN_S)
+            came = self._all("joining", names, _JOIN_WITHIN_S)
+            joined += came
             fleet.wait(number % 2 * _STORM_PAUSE_S)
             for position, name in enumerate(names):
                 fleet.remove(name, violently=(number + position) % 2 == 1)
-            fleet.journal.write("storm", service=service)
-        return joined > 0
+            if came:
+                fleet.journal.write("storm", service=service)
+        return joined > _STORM_ROUNDS // 2
 
     def _all(self, kind: str, services: Collection[str], within_s: float) -> bool:
         """Wait until each of them has written such an entry from now on."""
@@ -137,6 +158,20 @@ class Faults:
     def _swap(self, fault: Fault) -> bool:
         self._models.publish()
         return True
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether it is there and stopped by a signal."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def _none_left(waiting: set[int], kinds: Collection[str], entries: list[Entry]) -> bool:
+    """Takes out of `waiting` the processes that have written one of `kinds`."""
+    waiting.difference_update(entry.pid for entry in entries if entry.kind in kinds)
+    return not waiting
 
 
 def _has(entries: list[Entry], kind: str, service: str) -> bool:

@@ -73,13 +73,27 @@ def kills_by_failpoint(entries: Sequence[Entry]) -> dict[str, int]:
     return dict(sorted(Counter(entry.detail for entry in entries if entry.kind == "kill").items()))
 
 
-def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, Any]:
+def unexplained(entries: Sequence[Entry]) -> list[str]:
+    """Workers that another of the same parent has replaced although nobody killed them: some other signal did."""
+    killed = {entry.pid for entry in entries if entry.kind == "kill"}
+    latest: dict[tuple[str, str], int] = {}
+    found = []
+    for entry in sorted(entry for entry in entries if entry.kind == "joining"):
+        before = latest.get((entry.service, entry.detail))
+        if before is not None and before not in killed:
+            found.append(f"{entry.service}: worker {before} ended by a signal that no fault sent")
+        latest[entry.service, entry.detail] = entry.pid
+    return found
+
+
+def recoveries(entries: Sequence[Entry]) -> dict[str, Any]:
     """Seconds from each kill to the next commit of that service by any process: where its worker was forked anew, where
     the whole process had to start (it was killed, or gave up after so many workers; another parent, which `joining`
     names, tells), and in both cases from the moment at which it joined the group.
 
     Where something was killed again before it had committed anything, the time would say how densely the schedule
-    kills: it is left out, and counts as `interrupted`. So are instances that come and go with a storm.
+    kills: it is left out, and counts as `interrupted`. `never` are those after which nothing was committed any more,
+    as at the end of the stream. Instances that come and go with a storm are left out.
     """
     since: dict[str, list[float]] = {"worker": [], "process": [], "joining": []}
     by_service: dict[str, list[float]] = defaultdict(list)
@@ -106,7 +120,7 @@ def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, 
             again.discard(entry.service)
             whole = entry.service in anew
             anew.discard(entry.service)
-            if kill is None or dense or entry.at - kill.at > most_s:
+            if kill is None or dense:
                 continue
             since["process" if whole else "worker"].append(entry.at - kill.at)
             if not whole:
@@ -119,6 +133,7 @@ def recoveries(entries: Sequence[Entry], *, most_s: float = 120.0) -> dict[str, 
         "join_to_commit_s": _spread(since["joining"]),
         "kill_to_commit_by_service_s": {name: _spread(seconds) for name, seconds in sorted(by_service.items())},
         "interrupted": interrupted,
+        "never": len(killed),
     }
 
 

@@ -246,6 +246,9 @@ FAULTS_FOR: dict[str, str] = {
 }
 """What brings a breakage to light, where it is more than kills."""
 
+STANDS_STILL = frozenset({"stale-group-metadata"})
+"""Kafka itself refuses the offsets of a stale generation: such a runtime writes nothing wrong, but nothing more."""
+
 MUTANTS = _named(
     [
         auto_commit,

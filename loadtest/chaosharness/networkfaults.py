@@ -6,14 +6,13 @@ from chaosharness.fleet import Fleet
 from chaosharness.proxy import Proxy
 from chaosharness.schedule import Fault
 from chaosharness.wire import Api
-from tidemill import clock
 
 _LASTS_S = 5.0
 _HELD_WITHIN_S = 25.0
 
 
 class NetworkFaults:
-    """Each returns once the network is right again."""
+    """Each returns once the network is right again, and says whether a client had to do with it."""
 
     def __init__(self, fleet: Fleet, proxy: Proxy) -> None:
         self._fleet = fleet
@@ -28,14 +27,15 @@ class NetworkFaults:
     def do(self, fault: Fault) -> bool:
         done = self._do[fault.detail]()
         if done:
-            self._fleet.journal.write("network", fault.detail)
+            self._fleet.journal.write(fault.name)
         return done
 
     def _delay(self) -> bool:
+        before = self._count("delayed")
         self._proxy.delay(50, jitter_ms=30)
         self._fleet.wait(_LASTS_S)
         self._proxy.delay(0)
-        return True
+        return self._count("delayed") > before
 
     def _reset(self) -> bool:
         """Half of the connections, several times over."""
@@ -47,15 +47,19 @@ class NetworkFaults:
 
     def _half_open(self) -> bool:
         """Answers get lost, for longer than a request may take, and no connection closes."""
+        before = self._count("swallowed_bytes")
         self._proxy.half_open(2 * _LASTS_S, requests=False)
-        return self._fleet.wait_for(lambda _: self._proxy.healed(), 4 * _LASTS_S)
+        healed = self._fleet.wait_for(lambda _: self._proxy.healed(), 4 * _LASTS_S)
+        return healed and self._count("swallowed_bytes") > before
 
     def _hold(self) -> bool:
         """An EndTxn arrives inside its producer's next transaction."""
-        before, since = self._proxy.counts().get("released", 0), clock.monotonic()
+        before = self._count("released")
         self._proxy.hold(Api.END_TXN)
-        released = self._fleet.wait_for(lambda _: self._proxy.counts().get("released", 0) > before, _HELD_WITHIN_S)
+        released = self._fleet.wait_for(lambda _: self._count("released") > before, _HELD_WITHIN_S)
         if not released:
             self._proxy.hold(Api.END_TXN, count=0)
-            self._fleet.journal.write("not-released", f"{clock.monotonic() - since:.1f} s")
-        return True
+        return released
+
+    def _count(self, name: str) -> int:
+        return self._proxy.counts().get(name, 0)

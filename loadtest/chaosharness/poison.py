@@ -1,13 +1,17 @@
 """Nothing but bad records for a while, until the breaker stops ingest; then an operator's remedy."""
 
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from chaosharness.fleet import Fleet
 from chaosharness.schedule import Fault
+from tidemill import clock
 from tidemill.errors import BreakerOpen
 from tidemill.local.supervisor import ServiceCommand
-from tidemill.runtime.kafka import PlainProducer
+from tidemill.runtime.kafka import PlainProducer, TopicReader, group_offsets
 from tidemill.runtime.pipelinefile import pipeline_text
+from tidemill.runtime.ports import Partition
 from tidemill.runtime.service import OutRecord
 
 CODE = "not_json"
@@ -29,24 +33,41 @@ class Poison:
         self.sent = 0
 
     def burst(self, fault: Fault) -> bool:
-        """Returns once ingest has stopped, was started with a breaker that lets more through, and goes on."""
+        """Returns once ingest has stopped, was started with a breaker that lets more through, has put all of it aside,
+        and goes on with the breaker that it had."""
         fleet, stack = self._fleet, self._fleet.stack
-        self._send(stack.bootstrap_servers)
+        ends = self._send(stack.bootstrap_servers)
         opened = fleet.wait_for(
             lambda entries: any(entry.kind == "exit" and entry.service == _INGEST for entry in entries), _STOPS_WITHIN_S
         )
         opened = opened and fleet.exits[-1].status == BreakerOpen.exit_code
         if opened:
             fleet.journal.write("breaker")
-        stack.supervisor.stop([_INGEST])
-        stack.supervisor.start([self._remedied()])
+        self._restart(self._remedied())
+        past = self._comes_past(ends)
+        self._restart(stack.command(_INGEST, _INGEST))
         went_on = fleet.wait_for(
             lambda entries: any(entry.kind == "first_commit" and entry.service == _INGEST for entry in entries),
             _GOES_ON_WITHIN_S,
         )
-        return opened and went_on
+        return opened and past and went_on
 
-    def _send(self, bootstrap_servers: str) -> None:
+    def _restart(self, command: ServiceCommand) -> None:
+        self._fleet.stack.supervisor.stop([_INGEST])
+        self._fleet.stack.supervisor.start([command])
+
+    def _comes_past(self, ends: Mapping[Partition, int]) -> bool:
+        """Wait until ingest has committed what lies before `ends`."""
+        stack, until = self._fleet.stack, clock.monotonic() + _GOES_ON_WITHIN_S
+        while clock.monotonic() < until:
+            committed = group_offsets(stack.bootstrap_servers, {}, f"{stack.pipeline.name}-{_INGEST}", ends)
+            if all((committed.get(at) or 0) >= end for at, end in ends.items()):
+                return True
+            self._fleet.wait(1.0)
+        return False
+
+    def _send(self, bootstrap_servers: str) -> Mapping[Partition, int]:
+        """Where the topic's partitions end behind it."""
         topic = next(source.topic for source in self._fleet.stack.pipeline.ingest.sources if source.kind == "event")
         assert topic is not None
         producer = PlainProducer(bootstrap_servers)
@@ -54,6 +75,8 @@ class Poison:
             producer.send(OutRecord(topic, b"poison-%d" % number, b"{poison %d" % number, _OLD_MS))
         producer.flush()
         self.sent += _RECORDS
+        with closing(TopicReader(bootstrap_servers, [topic])) as reader:
+            return reader.end_offsets()
 
     def _remedied(self) -> ServiceCommand:
         """Ingest with a pipeline file whose breaker never opens; everything else of it is the same."""

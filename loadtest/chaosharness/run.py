@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +16,7 @@ from chaosharness.brokerfaults import BrokerFaults, SmallDisk
 from chaosharness.fakeclock import FakeClock
 from chaosharness.faults import Do, Faults
 from chaosharness.fleet import Fleet
-from chaosharness.journal import kills_by_failpoint, recoveries, totals
+from chaosharness.journal import kills_by_failpoint, recoveries, totals, unexplained
 from chaosharness.modelfeed import ModelFeed
 from chaosharness.networkfaults import NetworkFaults
 from chaosharness.poison import CODE, Poison
@@ -39,7 +40,7 @@ _SPREAD = 1.8
 _SECONDS: Mapping[str, float] = {
     "kill": 1.5,
     "usurp": 2.0,
-    "zombie": 45.0,
+    "zombie": 60.0,
     "storm": 40.0,
     "clock": 10.0,
     "network": 10.0,
@@ -61,6 +62,8 @@ _IN_GOOD_TIME = 0.8
 _QUIET_SHARE = 1 / 3
 """Of the patience: after so long without a record the stream counts as ended."""
 _LOOK_S = 1.0
+_LONGER = 5.0
+"""So many times the time that something should take is waited for it, then the run counts as never finished."""
 
 Say = Callable[[str], None]
 
@@ -160,6 +163,7 @@ class Run:
         self._say(f"{len(self._schedule)} faults over {self._options.events:,} payments, {self._rate:,.0f} a second")
         for number, fault in enumerate(self._schedule, 1):
             if not self._until(fleet, auditor, fault.share):
+                faults.skip(self._schedule[number - 1 :])
                 break
             self._say(f"fault {number} of {len(self._schedule)}: {fault.kind} {fault.service} {fault.detail}".rstrip())
             faults.do(fault)
@@ -170,7 +174,7 @@ class Run:
         settled = fleet.wait_for(lambda _: fleet.all_ready(), self._options.patience_s)
         streamed = clock.monotonic() - started
         self._say("the stream has ended; waiting for its last outputs")
-        self._await_quiet(fleet, auditor, sent["payments"])
+        settled &= self._comes_to_rest(fleet, auditor, sent["payments"])
         self._say("closing the books: every feature is computed anew")
         closing = {
             "do": "close",
@@ -227,7 +231,10 @@ class Run:
 
     def _sent(self, fleet: Fleet, auditor: LineProcess) -> dict[str, Any]:
         """What the producer says that it has sent, once it has sent everything."""
+        until = clock.monotonic() + _LONGER * (self._options.events / self._rate + self._options.patience_s)
         while True:
+            if clock.monotonic() > until:
+                raise TidemillError("The producer does not come to its end.", hint="Its log is producer.log.")
             for ended in self._producer.poll():
                 if ended.status != 0:
                     raise TidemillError(f"The producer stopped: {ended.reason}", hint=f"Log: {ended.log_file}.")
@@ -236,17 +243,19 @@ class Run:
             self._look(fleet, auditor)
             fleet.wait(0.2)
 
-    def _await_quiet(self, fleet: Fleet, auditor: LineProcess, payments: int) -> None:
-        """Until nothing moves any more: longer where predictions are missing, a while also where none is, for outcomes
-        come after them."""
+    def _comes_to_rest(self, fleet: Fleet, auditor: LineProcess, payments: int) -> bool:
+        """Wait until nothing moves any more: longer where predictions are missing, a while also where none is, for
+        outcomes come after them. False where something always moves."""
         last, since = self._look(fleet, auditor), clock.monotonic()
-        while True:
+        until = since + _LONGER * (self._options.patience_s + self._options.events / self._rate)
+        while clock.monotonic() < until:
             fleet.wait(0.5)
             if self._look(fleet, auditor) != last:
                 last, since = self._progress, clock.monotonic()
             complete = self._progress["predictions"] >= payments
             if clock.monotonic() - since > self._quiet_s / (2 if complete else 1):
-                return
+                return True
+        return False
 
     def _report(
         self,
@@ -260,6 +269,11 @@ class Run:
         entries = fleet.reader.entries
         return {
             "options": {
+                "events": self._options.events,
+                "kills": self._options.kills,
+                "each": self._options.each,
+                "stage": self._options.stage,
+                "bad_share": self._options.bad_share,
                 "seed": self._options.seed,
                 "protocol": self._options.protocol,
                 "faults": self._options.faults,
@@ -272,14 +286,19 @@ class Run:
             "settled": settled,
             "stream_seconds": round(streamed, 1),
             "events_per_second": round(sent["payments"] / streamed, 1),
+            "faults": {
+                "planned": dict(Counter(fault.name for fault in self._schedule)),
+                "done": dict(faults.done),
+                "missed": [fault.as_dict() for fault in faults.missed],
+            },
             "happened": totals(entries),
             "kills_by_failpoint": kills_by_failpoint(entries),
             "failpoints_never_hit": self._never_hit(kills_by_failpoint(entries)),
-            "missed_faults": [fault.as_dict() for fault in faults.missed],
             "exits": [
                 {"service": ended.name, "status": ended.status, "reason": ended.reason.splitlines()[0]}
                 for ended in fleet.exits
             ],
+            "unexplained_deaths": unexplained(entries),
             "recovery": recoveries(entries),
             "dead_letters": audit["dead_letters"],
             "findings": {name: {"count": len(found), "first": found[:5]} for name, found in audit["findings"].items()},

@@ -33,6 +33,11 @@ class Fault:
     service: str
     detail: str = ""
 
+    @property
+    def name(self) -> str:
+        """What is counted: the kind, and of the network's which."""
+        return f"{self.kind}-{self.detail}" if self.kind == "network" else self.kind
+
     def as_dict(self) -> dict[str, Any]:
         return {"share": round(self.share, 5), "kind": self.kind, "service": self.service, "detail": self.detail}
 

@@ -17,7 +17,7 @@ FAILED = 1
 
 
 def main(arguments: Sequence[str], doc: str | None = None) -> int:
-    """Exit code 0: no violation, and every fault took place. 1: otherwise. 2: wrong arguments."""
+    """Exit code 0: no violation, and the faults took place (`verdict.vacuous`). 1: otherwise. 2: wrong arguments."""
     options = parse(arguments, doc)
     if options.prove:
         return prove(options, _say)
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], doc: str | None = None) -> int:
     except TidemillError as error:
         _say(f"{error.message} {error.hint}")
         return error.exit_code
-    report["vacuous"] = vacuous(report, options.faults, options.kills, options.bad_share)
+    report["vacuous"] = vacuous(report)
     report["violations"] = violations(report)
     _say(table(report))
     if options.as_json:

@@ -39,7 +39,9 @@ def test_under_kills_fences_zombies_and_rebalances_nothing_is_lost_repeated_or_r
     assert report["predictions"] == report["events"] == report["sent"]["payments"] > 20_000
     # What the faults did. The command asks for every one of them; a machine that is slow enough misses one or two.
     happened = report["happened"]
-    assert min(happened.get(kind, 0) for kind in ("fence", "recycle", "rewind", "stop", "woken", "storm")) > 0, happened
+    assert min(happened.get(kind, 0) for kind in ("fence", "abort", "recycle", "rewind", "zombie", "storm")) > 0, (
+        happened
+    )
     assert happened["kill"] >= 20
     assert len(report["kills_by_failpoint"]) >= 10
     assert report["dead_letters"] > 0

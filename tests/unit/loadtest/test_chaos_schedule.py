@@ -1,6 +1,7 @@
 """One seed gives one schedule; the journal's times and the verdict follow from what happened."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from chaosharness import arguments
 from chaosharness.failpoints import FAILPOINTS, MODEL_SWAP
-from chaosharness.journal import Entry, Journal, JournalReader, kills_by_failpoint, recoveries, totals
+from chaosharness.journal import Entry, Journal, JournalReader, kills_by_failpoint, recoveries, totals, unexplained
 from chaosharness.mutants import MUTANTS
+from chaosharness.proof import _is_seen
 from chaosharness.run import counts_of, rate_of
 from chaosharness.schedule import KILLABLE, Counts, plan
 from chaosharness.verdict import vacuous, violations
@@ -99,22 +101,25 @@ def test_recovery_is_from_a_kill_to_the_next_commit_of_that_service() -> None:
         Entry(30.0, "kill", "a", 1, "process"),
         Entry(33.5, "joining", "a", 6, "200"),
         Entry(34.0, "first_commit", "a", 6, ""),
+        Entry(35.0, "kill", "a", 6, "random"),
     ]
     found = recoveries(entries)
     assert found["process_kill_to_commit_s"] == {"count": 1, "p50": 4.0, "p99": 4.0, "max": 4.0}
-    assert found["interrupted"] == 1
+    assert (found["interrupted"], found["never"]) == (1, 1)
     assert found["kill_to_commit_by_service_s"] == {"a": found["kill_to_commit_s"]}
     assert found["kill_to_commit_s"] == {"count": 1, "p50": 2.5, "p99": 2.5, "max": 2.5}
     assert found["join_to_commit_s"] == {"count": 2, "p50": 0.5, "p99": 0.5, "max": 0.5}
 
 
-def report(**happened: int) -> dict[str, object]:
+def report(**happened: int) -> dict[str, Any]:
     return {
         "findings": {"order": {"count": 0, "first": []}, "outputs": {"count": 0, "first": []}},
-        "options": {"faults": ("kill", "storm")},
+        "options": {"faults": ("kill", "storm"), "bad_share": 0.02},
         "exits": [],
+        "unexplained_deaths": [],
         "complete": True,
         "settled": True,
+        "faults": {"planned": {}, "done": {}, "missed": []},
         "happened": happened,
         "failpoints_never_hit": [],
         "dead_letters": 3,
@@ -122,13 +127,23 @@ def report(**happened: int) -> dict[str, object]:
     }
 
 
+def did(done: int, planned: int, kind: str = "kill") -> dict[str, Any]:
+    return report(fence=1, recycle=1, rewind=1, abort=1) | {
+        "faults": {"planned": {kind: planned}, "done": {kind: done}}
+    }
+
+
 def test_a_run_that_hurt_nobody_is_vacuous() -> None:
-    quiet = report(fault=5, kill=4)
-    assert vacuous(quiet, ("kill",), 4, 0.02) == []
-    assert vacuous(quiet, ("kill",), 5, 0.02) == ["kill: 4 of at least 5"]
-    assert len(vacuous(quiet, ("usurp", "zombie", "storm", "broker-kill", "broker-stop"), 0, 0.0)) == 8
-    assert vacuous(quiet | {"failpoints_never_hit": ["in-commit"]}, ("kill",), 4, 0.0) != []
-    assert vacuous(quiet | {"dead_letters": 0}, ("kill",), 4, 0.02) == ["no dead letter"]
+    assert vacuous(report()) == []
+    assert vacuous(did(16, 20)) == []
+    assert vacuous(did(15, 20)) == ["kill: 15 of 20 took place"]
+    assert vacuous(did(0, 1, "network-hold")) == ["network-hold: 0 of 1 took place"]
+    assert vacuous(did(1, 1, "usurp")) == []
+    assert vacuous(did(1, 1, "usurp") | {"happened": {"fence": 1, "recycle": 1, "abort": 2}}) == ["no rewind"]
+    assert vacuous(report() | {"failpoints_never_hit": ["in-commit"]}) != []
+    assert vacuous(report() | {"dead_letters": 0}) == ["no dead letter"]
+    assert vacuous(report() | {"dead_letters": 0, "options": {"bad_share": 0.0}}) == []
+    assert vacuous(report() | {"events": 0}) == ["no event"]
 
 
 def test_what_did_not_come_to_an_end_is_a_violation_as_well() -> None:
@@ -140,3 +155,18 @@ def test_what_did_not_come_to_an_end_is_a_violation_as_well() -> None:
     corrupt = ended | {"status": 6}
     assert violations(report() | {"exits": [corrupt], "options": {"faults": ("broker-kill",)}}) == 1
     assert violations(report() | {"findings": {"order": {"count": 7, "first": []}}}) == 7
+    assert violations(report() | {"unexplained_deaths": ["drift: worker 7"]}) == 1
+
+
+def test_a_worker_that_is_replaced_was_killed_by_a_fault_or_is_asked_about() -> None:
+    first, second = Entry(1.0, "joining", "a", 1, "100"), Entry(3.0, "joining", "a", 2, "100")
+    assert unexplained([first, Entry(2.0, "kill", "a", 1, "random"), second]) == []
+    assert unexplained([first, second]) == ["a: worker 1 ended by a signal that no fault sent"]
+    assert unexplained([first, second._replace(detail="200")]) == [], "its parent ended: that is seen elsewhere"
+
+
+def test_a_mutant_counts_as_seen_by_what_it_did_to_the_records() -> None:
+    assert _is_seen("no-rewind", {"outputs": 3, "exits": 1})
+    assert not _is_seen("no-rewind", {"exits": 4, "never_finished": 1})
+    assert not _is_seen("no-rewind", {})
+    assert _is_seen("stale-group-metadata", {"never_finished": 1})
