@@ -13,6 +13,7 @@ from chaosharness.fleet import Fleet
 from chaosharness.journal import PROCESS, RANDOM, Entry
 from chaosharness.modelfeed import ModelFeed
 from chaosharness.schedule import Fault
+from tidemill import clock
 
 _MEET_WITHIN_S = 20.0
 """A service that is starting needs a few seconds before it comes by any failpoint, and where its partitions are still
@@ -45,8 +46,8 @@ class Faults:
         self._models = models
         self.done: Counter[str] = Counter()
         self.missed: list[Fault] = []
-        self.due_epoch = 0
-        """The newest model that had time to be taken over everywhere."""
+        self.published: dict[int, float] = {}
+        """When each model was: monotonic seconds by epoch."""
         self._do: dict[str, Do] = {
             "kill": self._kill,
             "usurp": self._usurp,
@@ -78,7 +79,7 @@ class Faults:
         elif fault.detail == failpoints.ON_REVOKE:
             helper = fleet.add(service, 1)
         elif fault.detail == failpoints.MODEL_SWAP:
-            self._models.publish()
+            self._publish()
         elif fault.detail == failpoints.REWOUND:
             self._fence(service)
         # Who does not come by in time stays armed: after a broker fault it may be a while until anything flows.
@@ -156,8 +157,11 @@ class Faults:
         return self._fleet.wait_for(seen, within_s)
 
     def _swap(self, fault: Fault) -> bool:
-        self._models.publish()
+        self._publish()
         return True
+
+    def _publish(self) -> None:
+        self.published[self._models.publish()] = clock.monotonic()
 
 
 def _stands_still(pid: int) -> bool:

@@ -58,7 +58,9 @@ _SWAPS = 5
 _DISK_MB = 4_096
 """For the broker's data where its disk is to be filled: about 3 kB a payment."""
 _IN_GOOD_TIME = 0.8
-"""A model that was published before this share of the stream must have scored in every partition."""
+_DELIVERED_WITHIN_S = 60.0
+"""A model that was published so long before this share of the stream must have scored in every partition, whatever
+happened to the broker meanwhile."""
 _QUIET_SHARE = 1 / 3
 """Of the patience: after so long without a record the stream counts as ended."""
 _LOOK_S = 1.0
@@ -115,6 +117,7 @@ class Run:
         self._producer = Supervisor(folder / "logs", NEVER)
         self._quiet_s = options.patience_s * _QUIET_SHARE
         self._looked = 0.0
+        self._in_good_time = 0.0
         self._progress: dict[str, Any] = {}
 
     def result(self) -> dict[str, Any]:
@@ -152,12 +155,10 @@ class Run:
             auditor = LineProcess("chaosharness.auditor", options, log_file, {**os.environ, **fleet.python_path})
             opened.callback(auditor.close)
             opened.callback(self._producer.stop)
-            report = self._attacked(fleet, auditor, faults, models, poison)
+            report = self._attacked(fleet, auditor, faults, poison)
             return report if proxy is None else report | {"network": proxy.counts()}
 
-    def _attacked(
-        self, fleet: Fleet, auditor: LineProcess, faults: Faults, models: ModelFeed, poison: Poison
-    ) -> dict[str, Any]:
+    def _attacked(self, fleet: Fleet, auditor: LineProcess, faults: Faults, poison: Poison) -> dict[str, Any]:
         started = clock.monotonic()
         self._start_producer(fleet)
         self._say(f"{len(self._schedule)} faults over {self._options.events:,} payments, {self._rate:,.0f} a second")
@@ -167,8 +168,6 @@ class Run:
                 break
             self._say(f"fault {number} of {len(self._schedule)}: {fault.kind} {fault.service} {fault.detail}".rstrip())
             faults.do(fault)
-            if self._progress["predictions"] < _IN_GOOD_TIME * self._options.events:
-                faults.due_epoch = models.version
         sent = with_poison(self._sent(fleet, auditor), poison.sent)
         fleet.disarm_all()
         settled = fleet.wait_for(lambda _: fleet.all_ready(), self._options.patience_s)
@@ -181,7 +180,7 @@ class Run:
             "wanted": sent["payments"],
             "quiet_s": self._quiet_s,
             "sent": sent,
-            "due_epoch": faults.due_epoch,
+            "due_epoch": self._due_epoch(faults.published),
         }
         audit = _ask(auditor, closing)
         fleet.tick()
@@ -225,6 +224,8 @@ class Run:
         if clock.monotonic() - self._looked >= _LOOK_S:
             self._looked = clock.monotonic()
             self._progress = _ask(auditor, {"do": "progress"})
+            if self._progress["predictions"] < _IN_GOOD_TIME * self._options.events:
+                self._in_good_time = self._looked
             if self._progress["repeated"] or self._progress["backwards"]:
                 self._say(f"seen already: {self._progress}")
         return self._progress
@@ -242,6 +243,10 @@ class Run:
                 return sent
             self._look(fleet, auditor)
             fleet.wait(0.2)
+
+    def _due_epoch(self, published: Mapping[int, float]) -> int:
+        due = [epoch for epoch, at in published.items() if at + _DELIVERED_WITHIN_S < self._in_good_time]
+        return max(due, default=0)
 
     def _comes_to_rest(self, fleet: Fleet, auditor: LineProcess, payments: int) -> bool:
         """Wait until nothing moves any more: longer where predictions are missing, a while also where none is, for
