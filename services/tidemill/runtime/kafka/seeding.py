@@ -38,7 +38,8 @@ def seed_groups(
 ) -> None:
     """Write `records` and commit `offsets` by group: all of it or nothing. Blocks for minutes where there is much.
 
-    The brokers refuse it for a group that has a member. Raises TidemillError; then nothing was written.
+    A group must have no member: the brokers take it all the same, and a member that runs does not notice. Raises
+    TidemillError; then nothing was written.
     """
     producer = TransactionalProducer(
         writing_settings(bootstrap_servers, options), transactional_id, _TRANSACTION_TIMEOUT_S
