@@ -1,5 +1,7 @@
 """A helper process that answers each line on its standard input with one JSON line."""
 
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,9 +10,13 @@ from typing import Any
 
 import orjson
 
-from tidemill.errors import EnvironmentUnusable
+from tidemill import clock
+from tidemill.errors import EnvironmentUnusable, TidemillError
 
+ANSWER_WITHIN_S = 3_600.0
+"""Long enough to close the books of a stream of millions on a busy machine; what takes longer hangs."""
 _LEAVE_WITHIN_S = 30
+_READ_BYTES = 1 << 16
 
 
 class LineProcess:
@@ -36,20 +42,41 @@ class LineProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, line: bytes) -> dict[str, Any]:
-        """The answer to one line; blocks until it is there. Raises EnvironmentUnusable if the process has ended."""
+    def ask(self, line: bytes, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
+        """The answer to one line; blocks until it is there. Raises EnvironmentUnusable if the process has ended, and
+        TidemillError after `timeout_s`; the process is killed then, for its late answer would pass for the next one's.
+        """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
-            answered = self._process.stdout.readline()
+            answered = self._read_line(timeout_s)
         except BrokenPipeError:
             answered = b""
-        if not answered:
+        if not answered.endswith(b"\n"):
             raise EnvironmentUnusable(f"The process {self._module} ended.", hint=f"Its log is {self._log_file}.")
         answer: dict[str, Any] = orjson.loads(answered)
         return answer
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        """Up to the line's end, or what there is when the process has ended. One answer is all that can be there."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        readable = select.poll()
+        readable.register(descriptor, select.POLLIN | select.POLLHUP)
+        deadline = clock.monotonic() + timeout_s
+        pieces: list[bytes] = []
+        while not (pieces and pieces[-1].endswith(b"\n")):
+            if not readable.poll(max(0.0, deadline - clock.monotonic()) * 1_000):
+                self._process.kill()
+                raise TidemillError(
+                    f"The process {self._module} did not answer within {timeout_s:g} s.",
+                    hint=f"Its log is {self._log_file}.",
+                )
+            if not (piece := os.read(descriptor, _READ_BYTES)):
+                break
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def close(self) -> None:
         """Wait for it to leave; killed if it does not."""
