@@ -16,20 +16,14 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
+from streaming import Plan, Stream, say, streaming
 from tidemill import clock
 from tidemill.errors import TidemillError
-from tidemill.local.auditor import Auditor
-from tidemill.local.machine import process_usage
-from tidemill.local.stack import Stack, StackSettings
-from tidemill.local.supervisor import NEVER, ServiceCommand, Supervisor
-from tidemill.scenarios import catalog
+from tidemill.local.stack import Stack
 
-EVENTS_PER_DAY = 9_000
-"""Fewer than a simulated day of 5,000 customers brings, so that the stream never ends before the measurement."""
 SUSTAINED_SHARE = 0.98
 DRAIN_QUIET_S = 5.0
 DRAIN_LIMIT_S = 180.0
@@ -46,45 +40,19 @@ class Step:
     seed: int
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-@dataclass(frozen=True)
-class Harness:
-    """The processes that are not part of the system: they take their share of the same cores."""
-
-    producer: Supervisor
-    auditor: Auditor
-
-    def cpu_seconds(self) -> float:
-        """So far. Raises TidemillError if one of them has ended."""
-        producer, auditor = self.producer.usage("producer"), process_usage(self.auditor.pid)
-        if producer is None or auditor is None:
-            raise TidemillError("The producer or the audit ended within the measurement.", hint="See the logs.")
-        return producer.cpu_seconds + auditor.cpu_seconds
-
-
-def cpu_seconds(stack: Stack) -> dict[str, float]:
-    """CPU seconds so far of each service and of the broker, if it is ours."""
-    used = {name: usage.cpu_seconds for name in stack.supervisor.names if (usage := stack.supervisor.usage(name))}
-    if stack.broker_pid is not None and (broker := process_usage(stack.broker_pid)):
-        used["kafka"] = broker.cpu_seconds
-    return used
-
-
 def total_lag(stack: Stack) -> float:
     """Records not yet processed, over all services."""
     return sum(sample.total("tidemill_runtime_lag_records") or 0.0 for sample in stack.samples())
 
 
-def measure(stack: Stack, harness: Harness, step: Step) -> dict[str, Any]:
+def measure(stream: Stream, step: Step) -> dict[str, Any]:
     """The measured seconds of a stream that is already flowing."""
-    before, used, lag, started = harness.auditor.reset(), cpu_seconds(stack), total_lag(stack), clock.monotonic()
-    harness_used = harness.cpu_seconds()
-    watch_for(stack, step.seconds)
-    after, used_after, lag_after = harness.auditor.close_window(), cpu_seconds(stack), total_lag(stack)
-    harness_used = harness.cpu_seconds() - harness_used
+    auditor, stack = stream.auditor, stream.stack
+    before, used, lag, started = auditor.reset(), stream.cpu_seconds(), total_lag(stack), clock.monotonic()
+    harness_used = stream.harness_cpu_seconds()
+    stream.watch(step.seconds)
+    after, used_after, lag_after = auditor.close_window(), stream.cpu_seconds(), total_lag(stack)
+    harness_used = stream.harness_cpu_seconds() - harness_used
     seconds = clock.monotonic() - started
     events = after["predictions"] - before["predictions"]
     per_event = {name: 1e6 * (used_after[name] - used[name]) / max(events, 1) for name in used if name in used_after}
@@ -100,21 +68,12 @@ def measure(stack: Stack, harness: Harness, step: Step) -> dict[str, Any]:
     }
 
 
-def watch_for(stack: Stack, seconds: float) -> None:
-    """Let the stream flow; raises TidemillError if a service dies."""
-    until = clock.monotonic() + seconds
-    while clock.monotonic() < until:
-        for ended in stack.watch():
-            raise TidemillError(f"{ended.name} stopped: {ended.reason}", hint=f"Its log is {ended.log_file}.")
-        clock.pause(0.1)
-
-
-def drain(stack: Stack, auditor: Auditor, payments: int) -> None:
+def drain(stream: Stream, payments: int) -> None:
     """Until every event has its prediction and nothing moves, or nothing has moved for long."""
-    last, since, started = auditor.progress(), clock.monotonic(), clock.monotonic()
+    last, since, started = stream.auditor.progress(), clock.monotonic(), clock.monotonic()
     while clock.monotonic() - started < DRAIN_LIMIT_S:
-        watch_for(stack, 0.5)
-        progress = auditor.progress()
+        stream.watch(0.5)
+        progress = stream.auditor.progress()
         if progress != last:
             last, since = progress, clock.monotonic()
             continue
@@ -125,45 +84,16 @@ def drain(stack: Stack, auditor: Auditor, payments: int) -> None:
 
 def run_step(step: Step, folder: Path) -> dict[str, Any]:
     """One rate on a system of its own."""
-    options: dict[str, str | int | float | bool] = {
-        "pipeline": step.pipeline,
-        "rate": step.rate,
-        "seed": step.seed,
-        "bad_share": 0.0,
-        "days": ceil(step.rate * (step.warm_up + step.seconds + 30) / EVENTS_PER_DAY) + 8,
-        "summary_file": str(folder / "producer.json"),
-    }
-    with Stack(StackSettings(step.pipeline, folder), say) as stack:
-        stack.wait_ready()
-        scenario = catalog.get(stack.pipeline.scenario or "")
-        producer = Supervisor(folder / "logs", NEVER)
-        options["bootstrap_servers"] = stack.bootstrap_servers
-        sample = max(1, int(step.rate // 500))
-        auditor = Auditor(stack.bootstrap_servers, step.pipeline, folder / "logs" / "audit.log", latency_sample=sample)
-        try:
-            producer.start([ServiceCommand("producer", scenario.producer_command(options))])
-            wait_for_flow(stack, auditor)
-            watch_for(stack, step.warm_up)
-            measured = measure(stack, Harness(producer, auditor), step)
-            producer.stop()
-            sent = json.loads((folder / "producer.json").read_text("utf-8"))
-            drain(stack, auditor, sent["payments"])
-            report = auditor.report()
-        finally:
-            producer.stop()
-            auditor.close()
+    plan = Plan(step.pipeline, step.rate, step.warm_up + step.seconds, step.seed)
+    with streaming(plan, folder) as stream:
+        stream.watch(step.warm_up)
+        measured = measure(stream, step)
+        sent = stream.stop_sending()
+        drain(stream, sent["payments"])
+        report = stream.auditor.report()
     compared = {name: report[name] for name in ("events", "predictions", "missing", "repeated", "foreign", "unnamed")}
     measured["latency_ms"] = report["latency_ms"]
     return {"rate": step.rate, **measured, "sent": sent["payments"], "compared": compared}
-
-
-def wait_for_flow(stack: Stack, auditor: Auditor) -> None:
-    """Until the first prediction: the simulation has been made and the first events are through."""
-    until = clock.monotonic() + 120
-    while auditor.progress()["predictions"] == 0:
-        watch_for(stack, 0.2)
-        if clock.monotonic() > until:
-            raise TidemillError("No prediction within 120 s of starting the producer.", hint="See the services' logs.")
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ _PACKAGES = ("tidemill", "confluent-kafka", "numba", "numpy", "orjson", "msgspec
 def facts() -> dict[str, Any]:
     """Processor, cores, memory, load, and the versions on our side."""
     return {
+        "code": _revision(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_mb": _memory_mb(),
@@ -26,6 +28,15 @@ def facts() -> dict[str, Any]:
 def load_average() -> list[float]:
     """Over 1, 5 and 15 minutes: the benchmark's own share included."""
     return [round(value, 2) for value in os.getloadavg()]
+
+
+def _revision() -> str | None:
+    """The commit that this file is of, with `-dirty` where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _processor() -> str:

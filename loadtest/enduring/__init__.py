@@ -1,0 +1,1 @@
+"""What `loadtest/endurance.py` measures and how it judges it."""
