@@ -41,6 +41,7 @@ from tidemill.errors import TidemillError
 
 PIPELINE = "fraud"
 WITHOUT = frozenset({"retrain"})
+BEHIND_PREDICTIONS = frozenset({"features-outcomes", "drift"})
 WARM_UP_S = 20.0
 FULL_SPEED = 20_000.0
 SOME_BAD = 0.005
@@ -70,17 +71,22 @@ def waiting(stream: Stream) -> dict[str, int]:
     return {reading.service: by_offsets(servers, reading) for reading in readings(pipeline)}
 
 
+def waiting_for_prediction(stream: Stream) -> int:
+    """Of the stages up to the prediction, what the one that has most in front of it has."""
+    return max(records for service, records in waiting(stream).items() if service not in BEHIND_PREDICTIONS)
+
+
 def throughput(seconds: float, bad_share: float, seed: int) -> tuple[Flow, dict[str, Any]]:
     """Predictions a second where more is offered than can be taken, and what was sent."""
     plan = Plan(PIPELINE, FULL_SPEED, WARM_UP_S + seconds, seed, bad_share, WITHOUT)
     with flowing(plan) as stream:
         stream.watch(WARM_UP_S)
-        before = max(waiting(stream).values())
+        before = waiting_for_prediction(stream)
         events, used, started = stream.predictions(), services_cpu(stream), clock.monotonic()
         stream.watch(seconds)
         events, used = stream.predictions() - events, services_cpu(stream) - used
         seconds = clock.monotonic() - started
-        flow = Flow(events, seconds, used, (before, max(waiting(stream).values())))
+        flow = Flow(events, seconds, used, (before, waiting_for_prediction(stream)))
         sent = stream.stop_sending()
     return flow, sent
 
@@ -171,13 +177,16 @@ def overload(seconds: float, sustained: float | None, seed: int) -> dict[str, An
 
 def drain(stream: Stream, resources: Resources, since: float, limit_s: float) -> float | None:
     """Seconds from `since` until no stage had anything left; None where that takes longer than `limit_s`."""
-    while clock.monotonic() - since < limit_s:
+    through_at = None
+    while True:
         left = first_behind(stream.stack.bootstrap_servers, stream.stack.pipeline)
-        if left is None:
-            return clock.monotonic() - since
+        if left is None and through_at is not None:
+            return through_at - since
+        through_at = None if left else clock.monotonic()
+        if left and clock.monotonic() - since > limit_s:
+            say(f"left: {left[1]:,} records in front of {left[0]}")
+            return None
         stream.watch(1.0, resources.sample)
-    say(f"left: {left[1]:,} records in front of {left[0]}")
-    return None
 
 
 def sample_every_s(seconds: float) -> float:

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from tidemill.domain.pipeline import Pipeline
-from tidemill.features.process import OUTCOMES_STAGE
+from tidemill.features.config import OUTCOMES_STAGE
 from tidemill.features.process import service_spec as features_spec
 from tidemill.inference.process import service_spec as inference_spec
 from tidemill.runtime.inputs import InputTopic
@@ -54,15 +54,14 @@ def by_offsets(bootstrap_servers: str, reading: Reading) -> int:
     """Offsets between what is committed and the ends, of topics whose records need not wait. At most a little more
     than the records that are left."""
     topics = [topic.name for topic in reading.inputs if topic.delay_ms == 0]
-    with closing(TopicReader(bootstrap_servers, topics)) as reader:
-        marks = reader.watermarks()
-    low, ends = {at: mark.low for at, mark in marks.items()}, {at: mark.high for at, mark in marks.items()}
-    return sum(distances(low | group_offsets(bootstrap_servers, {}, reading.group, list(marks)), ends).values())
+    low, ends = _bounds(bootstrap_servers, topics)
+    return sum(distances(low | group_offsets(bootstrap_servers, {}, reading.group, list(ends)), ends).values())
 
 
 def first_behind(bootstrap_servers: str, pipeline: Pipeline) -> tuple[str, int] | None:
     """The first service, in the order of the stream, that has not processed all that it may, and how much is left;
-    None where all have. Once nothing is sent, one pass suffices: behind a stage that is through nothing new comes."""
+    None where all have. Once nothing is sent, behind a stage that is through nothing new comes but what its last
+    transaction's markers, written within moments of its offsets', make visible: None counts when it is said twice."""
     for reading in readings(pipeline):
         left = by_offsets(bootstrap_servers, reading)
         if left <= _FEW:
@@ -76,10 +75,8 @@ def by_records(bootstrap_servers: str, reading: Reading) -> int:
     """Records that are left and whose time has come. Reads all that is left, so ask when it is little. Meant for a
     stream that has ended: what is written meanwhile is not counted."""
     topics = [topic.name for topic in reading.inputs]
-    with closing(TopicReader(bootstrap_servers, topics)) as reader:
-        marks = reader.watermarks()
-    low, ends = {at: mark.low for at, mark in marks.items()}, {at: mark.high for at, mark in marks.items()}
-    done = low | group_offsets(bootstrap_servers, {}, reading.group, list(marks))
+    low, ends = _bounds(bootstrap_servers, topics)
+    done = low | group_offsets(bootstrap_servers, {}, reading.group, list(ends))
     left = distances(done, ends)
     if not any(left.values()):
         return 0
@@ -106,6 +103,13 @@ def due(records: Iterable[Record], delays_ms: Mapping[str, int], newest_ms: int 
         latest[at] = max(record.timestamp, latest.get(at, record.timestamp))
         count += delay_ms == 0 or (newest_ms is not None and latest[at] + delay_ms < newest_ms)
     return count
+
+
+def _bounds(bootstrap_servers: str, topics: list[str]) -> tuple[dict[Partition, int], dict[Partition, int]]:
+    """Where each partition begins and ends. The reader stands at the end: elsewhere it would fetch in vain."""
+    with closing(TopicReader(bootstrap_servers, topics, start="latest")) as reader:
+        marks = reader.watermarks()
+    return {at: mark.low for at, mark in marks.items()}, {at: mark.high for at, mark in marks.items()}
 
 
 def _between(bootstrap_servers: str, starts: Offsets, ends: Offsets) -> Iterator[Record]:

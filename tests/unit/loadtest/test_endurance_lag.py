@@ -2,6 +2,7 @@
 
 from unittest.mock import Mock
 
+from endurance import BEHIND_PREDICTIONS
 from enduring.lag import distances, due, readings
 from tidemill.drift.process import service_spec as drift_spec
 from tidemill.ingest.process import service_spec as ingest_spec
@@ -38,6 +39,7 @@ def test_who_writes_comes_before_who_reads() -> None:
     pipeline = load_pipeline("fraud")
     order = [one.service for one in readings(pipeline)]
     assert order == ["ingest", "features-customer", "features-terminal", "inference", "features-outcomes", "drift"]
+    assert set(order[order.index("inference") + 1 :]) == BEHIND_PREDICTIONS
 
 
 def test_a_distance_is_never_negative() -> None:
