@@ -5,6 +5,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class LineProcess:
         while not (pieces and pieces[-1].endswith(b"\n")):
             if not readable.poll(max(0.0, deadline - clock.monotonic()) * 1_000):
                 self._process.kill()
+                self._process.wait()
                 raise TidemillError(
                     f"The process {self._module} did not answer within {timeout_s:g} s.",
                     hint=f"Its log is {self._log_file}.",
@@ -81,7 +83,8 @@ class LineProcess:
     def close(self) -> None:
         """Wait for it to leave; killed if it does not."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # a line that was asked of a process which had ended
+                self._process.stdin.close()
         try:
             self._process.wait(_LEAVE_WITHIN_S)
         except subprocess.TimeoutExpired:
