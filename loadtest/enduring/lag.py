@@ -51,11 +51,13 @@ def readings(pipeline: Pipeline) -> list[Reading]:
 
 
 def by_offsets(bootstrap_servers: str, reading: Reading) -> int:
-    """Offsets between what is committed and the ends, of topics whose records need not wait. At most a little more
-    than the records that are left."""
+    """Offsets between what is committed and the ends, of topics whose records need not wait. Never less than the
+    records that are left: markers count, and so does what is written while this asks, for it asks for the ends last."""
     topics = [topic.name for topic in reading.inputs if topic.delay_ms == 0]
-    low, ends = _bounds(bootstrap_servers, topics)
-    return sum(distances(low | group_offsets(bootstrap_servers, {}, reading.group, list(ends)), ends).values())
+    with closing(TopicReader(bootstrap_servers, topics, start="latest")) as reader:
+        low = {at: mark.low for at, mark in reader.watermarks().items()}
+        done = low | group_offsets(bootstrap_servers, {}, reading.group, list(low))
+        return sum(distances(done, reader.end_offsets()).values())
 
 
 def first_behind(bootstrap_servers: str, pipeline: Pipeline) -> tuple[str, int] | None:
