@@ -55,14 +55,19 @@ _SOAK_DRAIN_S = 120.0
 
 @contextmanager
 def flowing(plan: Plan) -> Iterator[Stream]:
+    """The stream in a folder of its own, which is kept only where a service or the audit failed."""
     folder = Path(tempfile.mkdtemp(prefix="tidemill-endurance-"))
+    keep = False
     try:
         with streaming(plan, folder) as stream:
             yield stream
     except TidemillError:
+        keep = True
         say(f"what was written is kept: {folder}")
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def waiting(stream: Stream) -> dict[str, int]:
@@ -190,7 +195,7 @@ def drain(stream: Stream, resources: Resources, since: float, limit_s: float) ->
 
 
 def sample_every_s(seconds: float) -> float:
-    return max(1.0, seconds / _SAMPLES)
+    return max(0.5, seconds / _SAMPLES)
 
 
 def soak(seconds: float, sustained: float | None, seed: int) -> dict[str, Any]:
