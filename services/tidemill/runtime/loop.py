@@ -15,11 +15,11 @@ Long because the steps, the rebalance callbacks and the repair share one state a
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from threading import Event
 
 from tidemill import clock
-from tidemill.errors import EnvironmentUnusable, Fenced, TidemillError
+from tidemill.errors import Fenced, TidemillError
 from tidemill.runtime.accounting import count_transaction
 from tidemill.runtime.breaker import Breaker
 from tidemill.runtime.changelog import Takeover
@@ -31,10 +31,11 @@ from tidemill.runtime.logs import get_logger
 from tidemill.runtime.notes import Note, commit_names, times_of, write_note
 from tidemill.runtime.ports import AbortedError, LogClient, Partition, ProducerLostError
 from tidemill.runtime.replay import Replay
-from tidemill.runtime.service import Record, Service
+from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
 from tidemill.runtime.sync import Merge
 from tidemill.runtime.transaction import AfterStep, Pace, Step, run_transaction
+from tidemill.runtime.wholeinput import WholeInput
 
 _IDLE_POLL_S = 0.05
 _COMMIT_WITHIN_S = 30.0
@@ -43,8 +44,6 @@ _REVOKE_WITHIN_S = 60.0
 _LOST_AGAIN_WITHIN_S = 60.0
 _ABORTS_IN_A_ROW = 50
 """More than any rebalance causes: a cause that does not pass ends the process, so that somebody hears of it."""
-_WHOLE_WITHIN_S = 60.0
-"""How long a stage that needs every partition waits for all of them: more than a session and a rebalance."""
 _GAUGES_EVERY_S = 1.0
 _UNEXPECTED_EXIT_CODE = 1
 _log = get_logger("loop")
@@ -85,9 +84,7 @@ class Loop:
         self._breaker = Breaker(spec.breaker) if spec.breaker else None
         self._pending = _Pending()
         self._replay: Replay | None = None
-        self._part_since: float | None = None
-        """Since when a stage that needs every partition has had only some of them."""
-        self._held: set[Partition] = set()
+        self._whole = WholeInput(spec)
         self._starts: dict[Partition, int] = {}
         self._notes: dict[Partition, Note] = {}
         """What is committed beside each start."""
@@ -137,8 +134,8 @@ class Loop:
         if self._reset_due:
             self._reset()
             return
-        if self._part_since is not None:
-            self._hold(polled.records, now - self._part_since)
+        if self._whole.waits:
+            self._log.pause(self._whole.hold(polled.records, self._log.owned(), now))
             return
         more = len(polled.records) >= self._max_poll_records
         if self._replay is not None:
@@ -165,10 +162,10 @@ class Loop:
             self._revoke_safely()
         if not partitions:
             self._takeover.forget_parted()
-            self._part_since = None
+            self._whole.forget()
             self._health.set_ready(True, "standby: other instances own all partitions")
             return {}
-        self._reset_due |= self._rebuilds_from_others()
+        self._reset_due |= self._whole.begins_anew(self._starts)
         return self._take_over(partitions)
 
     def revoked(self, partitions: Collection[Partition]) -> None:
@@ -200,7 +197,7 @@ class Loop:
         else:
             self._service.drop(sorted(numbers))
         # State is per number: where another topic of that number stays ours, it is needed again.
-        self._reset_due |= self._rebuilds_from_others() or any(number in numbers for _, number in self._starts)
+        self._reset_due |= self._whole.begins_anew(self._starts) or any(number in numbers for _, number in self._starts)
         self._replay = None
 
     def _revoke_safely(self) -> None:
@@ -311,8 +308,7 @@ class Loop:
         self._reset_due = False
         owned = self._log.owned()
         self._pending.clear()
-        paused = {*self._merge.paused(), *self._held} & owned
-        self._held.clear()
+        paused = {*self._merge.paused(), *self._whole.release()} & owned
         if owned:
             self._log.seek(self._take_over(owned))
             self._log.resume(paused)
@@ -324,8 +320,8 @@ class Loop:
         self._starts.update(starts)
         self._notes.update(notes)
         reading, times = dict(starts), times_of(self._notes)
-        self._part_since = self._has_only_part_since()
-        if self._spec.replay is not None and self._part_since is None and not self._reset_due:
+        missing = self._whole.given(self._starts, clock.monotonic())
+        if self._spec.replay is not None and not missing and not self._reset_due:
             known = {partition: offset for partition, offset in committed.items() if offset is not None}
             begins = {at: begin for at, begin in self._spec.replay.replay_from(known).items() if begin < known[at]}
             if begins:
@@ -336,34 +332,12 @@ class Loop:
                 self._health.set_ready(False, "replaying input to rebuild state")
                 _log.info("replaying", records=sum(known[at] - begin for at, begin in begins.items()))
         self._merge.own(reading, times, clock.monotonic())
-        if self._replay is None and self._part_since is None:
+        if missing:
+            self._health.set_ready(False, f"one active instance over all partitions; waiting for {_names(missing)}")
+            _log.info("waiting for the other partitions", partitions=_names(missing))
+        elif self._replay is None:
             self._health.set_ready(True)
         return reading
-
-    def _rebuilds_from_others(self) -> bool:
-        """What is rebuilt from all partitions at once begins anew when some of them come, or go, while others stay."""
-        return self._spec.replay is not None and bool(self._starts)
-
-    def _has_only_part_since(self) -> float | None:
-        missing = self._spec.replay.needs() - self._starts.keys() if self._spec.replay else None
-        if not missing:
-            return None
-        self._health.set_ready(
-            False, f"one active instance over all partitions; still waiting for {', '.join(_names(missing))}"
-        )
-        _log.info("waiting for the other partitions", partitions=_names(missing))
-        return self._part_since or clock.monotonic()
-
-    def _hold(self, records: Iterable[Record], seconds: float) -> None:
-        """Read nothing: the part of an instance that was killed stays with it until its session is over."""
-        arrived = {(record.topic, record.partition) for record in records} & self._log.owned()
-        self._log.pause(arrived)
-        self._held |= arrived
-        if seconds > _WHOLE_WITHIN_S:
-            raise EnvironmentUnusable(
-                f"{self._spec.group} was not given all partitions of its input within {_WHOLE_WITHIN_S:.0f} s",
-                hint=f"run one instance of {self._spec.name} for each pipeline",
-            )
 
     def _replay_on(self, reached: list[Partition], now: float) -> None:
         """Old input goes through the service once more; what comes out was committed long ago."""
