@@ -2,13 +2,12 @@
 
 Another client than the services use, reading committed records only, from the beginning, while they are written.
 Answers commands on standard input, one JSON line each: `progress`, or `close {…}`, which reads on until `wanted`
-predictions are there or nothing has come for `quiet_s`, and then asks every question of `checks`. End of input ends it.
+predictions are there or nothing has come for `quiet_s`, and then asks every question. End of input ends it.
 """
 
 import argparse
 import asyncio
 import sys
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +15,10 @@ import orjson
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from chaosharness import checks
+from chaosharness import changelogs, checks, contents, modelchecks, ordering, outcomechecks, statechecks
 from chaosharness.books import Books
+from chaosharness.patience import Ending, Patience
+from chaosharness.promotions import Promotions
 from chaosharness.recomputation import recompute
 from tidemill import clock
 from tidemill.domain.pipeline import Pipeline
@@ -25,6 +26,11 @@ from tidemill.runtime.pipelinefile import load_pipeline
 
 _POLL_MS = 200
 _POLL_RECORDS = 4_000
+_ENDS_WITHIN_S = 5.0
+_STATE_WITHIN_S = 600.0
+"""For one changelog: it has stood still since the stream ended, or something is wrong."""
+_OVERDUE = "long after the stream had ended: reading was given up"
+_UNREAD = "the changelog of {} could not be read to its end"
 
 
 class Auditor:
@@ -34,6 +40,7 @@ class Auditor:
         self._servers = bootstrap_servers
         self._pipeline = pipeline
         self.books = Books(pipeline)
+        self._promotions = Promotions()
         self._news_at = clock.monotonic()
 
     async def run(self, commands: asyncio.StreamReader) -> None:
@@ -58,61 +65,76 @@ class Auditor:
     async def _answer(self, command: Mapping[str, Any], consumer: AIOKafkaConsumer) -> dict[str, Any]:
         if command["do"] == "progress":
             return self.books.progress()
-        complete = await self._read_on(consumer, command["wanted"], command["quiet_s"])
-        findings = await self._ask(command)
-        return {**self.books.progress(), "complete": complete, "findings": findings}
+        ending = await self._read_on(consumer, command["wanted"], command["quiet_s"])
+        findings = {"end": [f"records still came {_OVERDUE}"] if ending == "overdue" else []}
+        findings |= await self._ask(command)
+        return {**self.books.progress(), "complete": self._complete(command["wanted"]), "findings": findings}
 
-    async def _read_on(self, consumer: AIOKafkaConsumer, wanted: int, quiet_s: float) -> bool:
-        """Whether all predictions came. A while longer after the last record: something may yet come too often."""
+    async def _read_on(self, consumer: AIOKafkaConsumer, wanted: int, quiet_s: float) -> Ending:
+        """Until the stream has ended, or should have."""
+        patience = Patience(quiet_s, clock.monotonic())
         while True:
             await self._poll(consumer)
-            complete = len(self.books.scores) >= wanted
-            if clock.monotonic() - self._news_at > (quiet_s / 4 if complete else quiet_s):
-                return complete
+            ending = patience.ending(clock.monotonic(), self._news_at, self._complete(wanted))
+            if ending is not None:
+                return ending
+
+    def _complete(self, wanted: int) -> bool:
+        return len(self.books.scores) >= wanted
 
     async def _ask(self, command: Mapping[str, Any]) -> dict[str, list[str]]:
         books, pipeline = self.books, self._pipeline
         findings = {
             "outputs": checks.every_input_has_its_output(books),
-            "order": checks.order_per_key_is_kept(books),
+            "order": ordering.order_is_kept(books),
+            "contents": contents.records_are_carried_on(books),
+            "records": contents.records_are_what_they_say(books),
             "dead_letters": checks.dead_letters_are_the_originals(books),
             "counters": checks.counters_are_exact(books, command["sent"]),
-            "models": checks.each_model_scored_its_part(books, command["due_epoch"], score_of),
-            "outcomes": checks.outcomes_are_complete(books, pipeline.outcomes.maturity),
+            "models": modelchecks.each_model_scored_its_part(books),
+            "promotions": modelchecks.promotions_took_effect(books, command["due_epoch"], self._promotions),
+            "outcomes": outcomechecks.outcomes_are_complete(books),
+            "truths": outcomechecks.truths_are_the_labels(books),
             "twice": checks.nothing_was_seen_twice(books),
-            "vectors": checks.vectors_equal(books, recompute(books)),
+            "vectors": contents.vectors_equal(books, recompute(books)),
         }
+        hashes = changelogs.hashes_of(list(books.events))
         for index, stage in enumerate(pipeline.features.stages):
-            rows, names = await self._state(stage.entity, index)
+            latest = await self._latest(f"{stage.entity}-state")
             look_back = max(feature.look_back for feature in stage.features)
-            findings[f"{stage.entity}_state"] = checks.state_equals_inputs(books, stage.entity, rows, names, look_back)
+            findings[f"{stage.entity}_state"] = (
+                [_UNREAD.format(stage.entity)]
+                if latest is None
+                else statechecks.state_equals_inputs(
+                    books, index, changelogs.holdings(pipeline, index, latest), hashes, look_back
+                )
+            )
+        latest = await self._latest("outcomes-state")
+        findings["outcomes_state"] = (
+            [_UNREAD.format("outcomes")]
+            if latest is None
+            else statechecks.waiting_labels_are_held(books, *changelogs.waiting(pipeline, latest))
+        )
         return findings
 
-    async def _state(self, stage: str, index: int) -> tuple[dict[str, list[tuple[int, str]]], dict[str, str]]:
-        """The rows of each key, from the latest committed value of each changelog key; and the hash of every id."""
-        from tidemill.features.core.columns import hash_texts
-        from tidemill.features.core.holdings import WindowHoldings
-
-        topic = self._pipeline.topic(f"{stage}-state")
-        latest: dict[int, dict[bytes, bytes]] = defaultdict(dict)
-        consumer = await self._consumer([topic])
+    async def _latest(self, role: str) -> changelogs.Latest | None:
+        """The latest committed value of each key of each partition; None if the topic cannot be read to its end."""
+        latest: changelogs.Latest = {}
+        consumer = await self._consumer([self._pipeline.topic(role)])
         try:
-            while records := await self._some(consumer):
-                for partition, key, value in records:
-                    if value is None:
-                        latest[partition].pop(key, None)
-                    else:
-                        latest[partition][key] = value
+            async with asyncio.timeout(_STATE_WITHIN_S):
+                while records := await self._some(consumer):
+                    for partition, key, value in records:
+                        entries = latest.setdefault(partition, {})
+                        if value is None:
+                            entries.pop(key, None)
+                        else:
+                            entries[key] = value
+        except TimeoutError:
+            return None
         finally:
             await consumer.stop()
-        rows: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for entries in latest.values():
-            for row in WindowHoldings(self._pipeline, index).rows(entries):
-                if row["kind"] == "event":
-                    rows[str(row["key"])].append((int(row["event_time"] or 0), str(row["id_hash"])))
-        ids = list(self.books.events)
-        hashes = [f"{value & 0xFFFFFFFFFFFFFFFF:016x}" for value in hash_texts(ids).tolist()]
-        return rows, dict(zip(ids, hashes, strict=True))
+        return latest
 
     async def _some(self, consumer: AIOKafkaConsumer) -> list[tuple[int, bytes, bytes | None]]:
         """Records, or none at the end of every partition as it is now."""
@@ -134,9 +156,22 @@ class Auditor:
         for at, records in polled.items():
             self._news_at = clock.monotonic()
             for one in records:
-                self.books.enter(
-                    at.topic, at.partition, one.offset, one.timestamp, one.key or b"", one.value or b"", one.headers
-                )
+                self.books.enter(at.topic, at.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
+        await self._watch_promotions(consumer)
+
+    async def _watch_promotions(self, consumer: AIOKafkaConsumer) -> None:
+        now = clock.monotonic()
+        predicted = {number: len(lines) for number, lines in self.books.streams["predictions"].items()}
+        self._promotions.read(now, max(self.books.activations, default=0), predicted)
+        if not self._promotions.wants_ends(now):
+            return
+        topic = self.books.names["features"]
+        try:
+            async with asyncio.timeout(_ENDS_WITHIN_S):
+                ends = await consumer.end_offsets([at for at in consumer.assignment() if at.topic == topic])
+        except (KafkaError, TimeoutError):
+            return  # the broker is away: asked again at the next poll
+        self._promotions.ends(now, {at.partition: end for at, end in ends.items()})
 
     async def _consumer(self, topics: list[str]) -> AIOKafkaConsumer:
         """Of every partition of the topics, from the beginning, outside any group."""
@@ -151,11 +186,6 @@ class Auditor:
         )
         await consumer.start()
         return consumer
-
-
-def score_of(version: int) -> float:
-    """What model `version` of this harness says of everything; see `modelfeed`."""
-    return (version % 997 + 1) / 1000
 
 
 async def _main(servers: str, pipeline: str) -> None:

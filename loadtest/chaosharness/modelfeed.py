@@ -1,6 +1,7 @@
 """Plays the retrain service's part: publishes signed models and activates them, many times in one run.
 
-Model n says `score_of(n)` of every row, so a prediction itself tells which model made it.
+What each says depends on its version and on the row (`scoring`), so a prediction itself tells which model made it of
+what.
 """
 
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from chaosharness.auditor import score_of
+from chaosharness.scoring import MISSING, TOLERANCE, scores, share, weights
 from tidemill.domain.featureset import feature_set_hash
 from tidemill.domain.model import Activation, Golden, Manifest, Reference, TensorSpec, Training, digest, split_chunks
 from tidemill.domain.pipeline import Pipeline
@@ -19,7 +20,6 @@ from tidemill.runtime.service import OutRecord
 
 _OPSET = 20
 _IR_VERSION = 10
-_GOLDEN_ROWS = 2
 
 
 class ModelFeed:
@@ -34,9 +34,7 @@ class ModelFeed:
     def publish(self, at: int = 0) -> int:
         """The next version's number, which is its epoch as well."""
         self.version += 1
-        artefact = constant_model(
-            score_of(self.version), len(self._pipeline.feature_names), self._pipeline.model.output
-        )
+        artefact = graph_of(self.version, len(self._pipeline.feature_names), self._pipeline.model.output)
         self._publisher.publish(self._manifest(artefact), artefact, at)
         name = self._pipeline.model.name
         activation = Activation(
@@ -53,9 +51,9 @@ class ModelFeed:
 
     def _manifest(self, artefact: bytes) -> Manifest:
         pipeline, width = self._pipeline, len(self._pipeline.feature_names)
-        golden = Golden(
-            tuple((0.5,) * width for _ in range(_GOLDEN_ROWS)), (score_of(self.version),) * _GOLDEN_ROWS, tolerance=1e-6
-        )
+        rows = np.stack([np.full(width, 0.5), np.arange(1.0, width + 1)])
+        outputs = scores([self.version] * len(rows), rows)
+        golden = Golden(tuple(map(tuple, rows.tolist())), tuple(outputs.tolist()), TOLERANCE)
         return Manifest(
             name=pipeline.model.name,
             version=self.version,
@@ -81,22 +79,30 @@ class ModelFeed:
         self._producer.flush()
 
 
-def constant_model(score: float, width: int, output: str) -> bytes:
-    """An ONNX graph of the pipeline's signature that gives `score` for every row."""
+def graph_of(version: int, width: int, output: str) -> bytes:
+    """An ONNX graph of the pipeline's signature that computes `scoring.scores` of `version`."""
     nodes = [
-        helper.make_node("Gather", ["features", "column"], ["first"], axis=1),
-        helper.make_node("IsNaN", ["first"], ["missing"]),
-        helper.make_node("Where", ["missing", "zero", "first"], ["filled"]),
-        helper.make_node("Mul", ["filled", "zero"], ["nothing"]),
-        helper.make_node("Add", ["nothing", "score_value"], [output]),
+        helper.make_node("Cast", ["features"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("IsNaN", ["wide"], ["gaps"]),
+        helper.make_node("Where", ["gaps", "missing", "wide"], ["filled"]),
+        helper.make_node("MatMul", ["filled", "weights"], ["place"]),
+        helper.make_node("Floor", ["place"], ["below"]),
+        helper.make_node("Sub", ["place", "below"], ["part"]),
+        helper.make_node("Mul", ["part", "two"], ["doubled"]),
+        helper.make_node("Sub", ["doubled", "one"], ["around"]),
+        helper.make_node("Abs", ["around"], ["distance"]),
+        helper.make_node("Sub", ["one", "distance"], ["wave"]),
+        helper.make_node("Add", ["wave", "share"], ["sum"]),
+        helper.make_node("Div", ["sum", "two"], ["half"]),
+        helper.make_node("Cast", ["half"], [output], to=TensorProto.FLOAT),
     ]
-    constants = {"column": np.array(0, np.int64), "zero": np.float32(0), "score_value": np.float32(score)}
+    constants = {"missing": MISSING, "weights": weights(width), "one": 1.0, "two": 2.0, "share": share(version)}
     made = helper.make_graph(
         nodes,
-        "constant",
+        "wave",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", width])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch"])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.asarray(value, np.float64), name) for name, value in constants.items()],
     )
     opsets = [helper.make_opsetid("", _OPSET)]
     data: bytes = helper.make_model(made, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()

@@ -9,7 +9,8 @@ from bisect import bisect_right
 from collections import defaultdict
 from datetime import UTC, datetime
 
-from chaosharness.books import Books, Event
+from chaosharness.books import Books
+from chaosharness.records import Event
 
 _DAY_MS = 86_400_000
 _SPANS = (_DAY_MS, 7 * _DAY_MS, 30 * _DAY_MS)
@@ -60,12 +61,17 @@ class _Terminal:
 
 
 def recompute(books: Books) -> dict[str, Features]:
-    """The vector of every event in the second stage's log, by id; of none that the first stage cannot have sent."""
+    """The vector of every event in the second stage's log, by id; of none that the first stage cannot have sent.
+
+    What the stage refused has no part in it."""
     firsts = _first_stage(books)
+    refused = books.dead(books.stages[1], books.names["rekeyed"])
     vectors: dict[str, Features] = {}
-    for _, lines in sorted(books.streams["rekeyed"].items()):
+    for number, lines in sorted(books.streams["rekeyed"].items()):
         terminals: dict[str, _Terminal] = defaultdict(_Terminal)
         for line in lines:
+            if (number, line.offset) in refused:
+                continue
             if (label := books.passed_labels.get((line.id, line.offset))) is not None:
                 terminals[label.terminal].fraud[line.id] = label.fraud
             elif line.id in firsts:
@@ -77,8 +83,7 @@ def recompute(books: Books) -> dict[str, Features]:
 def _first_stage(books: Books) -> dict[str, Features]:
     """By customer; a customer's events all are in one partition. The first of several of one id counts; what was
     refused as late does not."""
-    topic = books.names["events"]
-    refused = {(letter.partition, letter.offset) for letter in books.letters if letter.topic == topic}
+    refused = books.dead(books.stages[0], books.names["events"])
     features: dict[str, Features] = {}
     for number, lines in sorted(books.streams["events"].items()):
         cards: dict[str, _Card] = defaultdict(_Card)
