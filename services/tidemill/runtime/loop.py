@@ -14,7 +14,6 @@ The commit protocol, numbered as in services/README.md and in the tests that kil
 Long because the steps, the rebalance callbacks and the repair share one state and are only safe when read together.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from threading import Event
 
@@ -29,7 +28,8 @@ from tidemill.runtime.dlq import for_stage, stage_address
 from tidemill.runtime.health import Health
 from tidemill.runtime.logs import get_logger
 from tidemill.runtime.notes import Note, commit_names, times_of, write_note
-from tidemill.runtime.ports import AbortedError, LogClient, Partition, ProducerLostError
+from tidemill.runtime.pending import Pending
+from tidemill.runtime.ports import AbortedError, LogClient, NotAnsweredError, Partition, ProducerLostError
 from tidemill.runtime.replay import Replay
 from tidemill.runtime.service import Service
 from tidemill.runtime.spec import ServiceSpec
@@ -44,25 +44,10 @@ _REVOKE_WITHIN_S = 60.0
 _LOST_AGAIN_WITHIN_S = 60.0
 _ABORTS_IN_A_ROW = 50
 """More than any rebalance causes: a cause that does not pass ends the process, so that somebody hears of it."""
+_UNANSWERED_IN_A_ROW = 4
 _GAUGES_EVERY_S = 1.0
 _UNEXPECTED_EXIT_CODE = 1
 _log = get_logger("loop")
-
-
-class _Pending:
-    """What was added to the service and is not committed yet."""
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.positions: dict[Partition, int] = {}
-        self.counts: Counter[str] = Counter()
-        self.newest = 0
-
-    @property
-    def records(self) -> int:
-        return self.counts.total()
 
 
 class Loop:
@@ -82,7 +67,7 @@ class Loop:
         self._merge = Merge(spec.inputs, spec.max_idle_ms, spec.max_skew_ms)
         self._takeover = Takeover(log, service, spec, health)
         self._breaker = Breaker(spec.breaker) if spec.breaker else None
-        self._pending = _Pending()
+        self._pending = Pending()
         self._replay: Replay | None = None
         self._whole = WholeInput(spec)
         self._starts: dict[Partition, int] = {}
@@ -93,7 +78,7 @@ class Loop:
         """Whether a rebalance takes partitions away that it may give back at once."""
         self._reset_due = False
         self._lost_at = float("-inf")
-        self._aborts = 0
+        self._aborts = self._unanswered = 0
         self._gauges_at = float("-inf")
         self._stop = Event()
 
@@ -283,7 +268,7 @@ class Loop:
                 hint="check that every output topic exists and that this service may write to it",
             )
         self._end_transaction(error, Deadline(_COMMIT_WITHIN_S))
-        self._reset()
+        self._reset_due = True  # after a poll: it tells what has happened to the group meanwhile
 
     def _end_transaction(self, error: AbortedError | ProducerLostError, deadline: Deadline) -> None:
         """Abort, or where the producer is of no use, take a new one: its start ends what the old one left."""
@@ -308,10 +293,19 @@ class Loop:
         self._reset_due = False
         owned = self._log.owned()
         self._pending.clear()
-        paused = {*self._merge.paused(), *self._whole.release()} & owned
+        paused = self._merge.paused()
         if owned:
-            self._log.seek(self._take_over(owned))
-            self._log.resume(paused)
+            try:
+                starts = self._take_over(owned)
+            except NotAnsweredError:
+                # A member that its group has given up is not answered: it hears of that with a poll only.
+                self._reset_due, self._unanswered = True, self._unanswered + 1
+                if self._unanswered >= _UNANSWERED_IN_A_ROW:
+                    raise
+                return
+            self._log.seek(starts)
+            self._log.resume({*paused, *self._whole.release()} & owned)
+        self._unanswered = 0
         self.after_step(Step.REWOUND)
 
     def _take_over(self, partitions: Collection[Partition]) -> dict[Partition, int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from tidemill.errors import TidemillError
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.service import OutRecord, Record
 
@@ -21,6 +22,10 @@ class AbortedError(Exception):
 
 class ProducerLostError(Exception):
     """The producer is of no more use (fenced, timed out, unknown outcome): recover, then trust the log alone."""
+
+
+class NotAnsweredError(TidemillError):
+    """The brokers have not answered for a while, or not this member. Poll, and ask again."""
 
 
 class Watermarks(NamedTuple):
@@ -80,7 +85,8 @@ class LogClient(Protocol):
         ...
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
-        """Committed offsets, once no transaction that holds one is pending (stable); None where there is none."""
+        """Committed offsets, once no transaction that holds one is pending (stable); None where there is none. Raises
+        NotAnsweredError."""
         ...
 
     def committed_notes(self, partitions: Collection[Partition]) -> dict[Partition, str]:

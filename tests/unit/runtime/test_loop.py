@@ -20,7 +20,7 @@ from tidemill.runtime.loop import Loop
 from tidemill.runtime.memory import MemoryBroker, MemoryClient
 from tidemill.runtime.metrics import Metrics
 from tidemill.runtime.notes import Note, write_note
-from tidemill.runtime.ports import AbortedError, Partition, Polled
+from tidemill.runtime.ports import AbortedError, NotAnsweredError, Partition, Polled
 from tidemill.runtime.service import Output, OutRecord, StateEntry
 from tidemill.runtime.spec import ServiceSpec
 from tidemill.runtime.sync import Released
@@ -530,6 +530,51 @@ def test_replayed_input_rebuilds_state_and_its_outputs_are_thrown_away(broker: M
     stage.turn(20)
     assert outputs(broker) == sorted([*committed, b"k:11:new"])
     assert stage.health.ready
+
+
+class Silent(MemoryClient):
+    """Its brokers do not answer for a while; it counts how often it was polled meanwhile."""
+
+    silent = 0
+    polls = 0
+
+    def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
+        if self.silent:
+            self.silent -= 1
+            raise NotAnsweredError("no answer")
+        return super().committed(partitions)
+
+    def poll(self, max_records: int, timeout_s: float) -> Polled:
+        self.polls += 1
+        return super().poll(max_records, timeout_s)
+
+
+@pytest.mark.parametrize("unanswered", [1, 3])
+def test_after_an_abort_it_polls_before_it_asks_again_what_is_committed(broker: MemoryBroker, unanswered: int) -> None:
+    stage = Stage(broker)
+    stage.turn(2)
+    send(broker, "a")
+    broker.fence("p-count-0")
+    stage.client.__class__ = Silent
+    stage.client.silent = unanswered
+    stage.turn(8)
+    assert stage.client.silent == 0
+    assert stage.seen.count(Step.REWOUND) == 1
+    assert outputs(broker) == [b"k:1:a"]
+
+
+def test_brokers_that_never_answer_end_it(broker: MemoryBroker) -> None:
+    stage = Stage(broker)
+    stage.turn(2)
+    send(broker, "a")
+    broker.fence("p-count-0")
+    stage.client.__class__ = Silent
+    stage.client.silent = 4
+    before = stage.client.polls
+    with pytest.raises(NotAnsweredError):
+        stage.turn(8)
+    assert stage.client.polls - before > 4, "a poll before each"
+    assert outputs(broker) == []
 
 
 BOTH = (("in", 0), ("in", 1))

@@ -10,7 +10,7 @@ from tidemill import clock
 from tidemill.errors import Fenced, StateCorrupt
 from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.changelog import read_changelog
-from tidemill.runtime.kafka.offsets import notes_of, stable_offsets
+from tidemill.runtime.kafka.offsets import STABLE_WITHIN_S, notes_of, stable_offsets
 from tidemill.runtime.kafka.producer import TransactionalProducer
 from tidemill.runtime.kafka.reader import partition_numbers
 from tidemill.runtime.kafka.records import drain, harmless, serve_callbacks, sort_out
@@ -29,6 +29,7 @@ from tidemill.runtime.service import OutRecord
 
 _LAST_AND_MARKER = 2
 _SEEK_WITHIN_S = 10.0
+_ANSWERED_WITHIN_S = 15.0
 _log = get_logger("kafka")
 
 
@@ -66,7 +67,7 @@ class KafkaClient:
         self._standby_topic = standby_topic
         self._standby: Standby | None = None
         self._failure: BaseException | None = None
-        self._closing = False
+        self._closing = self._assigning = False
 
     def start(self, topics: Sequence[str], listener: RebalanceListener) -> None:
         """Fence earlier producers of this identity (their open transaction is aborted) and join the group."""
@@ -128,7 +129,9 @@ class KafkaClient:
                     clock.pause(0.005)
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
-        return stable_offsets(self._member, self._identity.group, partitions)
+        # In a rebalance this is a member for certain, and cannot be made to poll.
+        within_s = STABLE_WITHIN_S if self._assigning else _ANSWERED_WITHIN_S
+        return stable_offsets(self._member, self._identity.group, partitions, within_s)
 
     def committed_notes(self, partitions: Collection[Partition]) -> dict[Partition, str]:
         return notes_of(self._member, partitions)
@@ -221,6 +224,7 @@ class KafkaClient:
         try:
             assert self._listener is not None
             if self._failure is None:
+                self._assigning = True
                 starts = self._listener.assigned(new)
         except BaseException as failure:
             # An exception inside a librdkafka callback cannot unwind: it is kept and raised from poll().
@@ -230,6 +234,8 @@ class KafkaClient:
             else:
                 consumer.unassign()
             return
+        finally:
+            self._assigning = False
         self._owned.update(new)
         if self._standby is not None:
             self._standby.take({number for _, number in new})  # what was not restored needs no copy either

@@ -9,9 +9,11 @@ from tidemill.runtime.deadline import Deadline
 from tidemill.runtime.kafka.records import harmless
 from tidemill.runtime.kafka.settings import CALL_TIMEOUT_S, error_of, reading_settings, refused
 from tidemill.runtime.logs import get_logger
-from tidemill.runtime.ports import Partition
+from tidemill.runtime.ports import NotAnsweredError, Partition
 
-_STABLE_WITHIN_S = 60.0
+STABLE_WITHIN_S = 60.0
+"""More than any transaction may stay open."""
+_ASKING = "asking for committed offsets"
 _REPLACED_BY = "replaced by "
 _NOT_WITHOUT_ITS_MEMBERS = frozenset(
     {
@@ -24,10 +26,13 @@ _NOT_WITHOUT_ITS_MEMBERS = frozenset(
 _log = get_logger("offsets")
 
 
-def stable_offsets(consumer: Consumer, group: str, partitions: Collection[Partition]) -> dict[Partition, int | None]:
+def stable_offsets(
+    consumer: Consumer, group: str, partitions: Collection[Partition], answered_within_s: float = STABLE_WITHIN_S
+) -> dict[Partition, int | None]:
     """Committed offsets of the consumer's group once no transaction that holds one is pending; None where there is
-    none. Raises ConfigurationError where another group has taken this one's place."""
-    found = _stable(consumer, partitions)
+    none. Raises ConfigurationError where another group has taken this one's place, and NotAnsweredError after
+    `answered_within_s` without an answer."""
+    found = _stable(consumer, partitions, answered_within_s)
     _check_unmarked(group, found)
     return {(at.topic, at.partition): at.offset if at.offset >= 0 else None for at in found}
 
@@ -70,7 +75,7 @@ def mark_replaced(
     offsets, even to what they are, removes the mark.
     """
     marked = [TopicPartition(*at, offset, metadata=_REPLACED_BY + successor) for at, offset in offsets.items()]
-    deadline = Deadline(_STABLE_WITHIN_S)
+    deadline = Deadline(STABLE_WITHIN_S)
     consumer = Consumer({**reading_settings(bootstrap_servers, options), "group.id": group})
     try:
         while True:
@@ -116,10 +121,12 @@ def _ask(
         consumer.close()
 
 
-def _stable(consumer: Consumer, partitions: Collection[Partition]) -> list[TopicPartition]:
+def _stable(
+    consumer: Consumer, partitions: Collection[Partition], answered_within_s: float = STABLE_WITHIN_S
+) -> list[TopicPartition]:
     """librdkafka asks for stable offsets under read_committed; UNSTABLE_OFFSET_COMMIT means a pending one."""
     wanted = [TopicPartition(*partition) for partition in partitions]
-    deadline = Deadline(_STABLE_WITHIN_S)
+    deadline, answer = Deadline(STABLE_WITHIN_S), Deadline(answered_within_s)
     while True:
         try:
             found = consumer.committed(wanted, timeout=deadline.at_most(CALL_TIMEOUT_S))
@@ -128,6 +135,11 @@ def _stable(consumer: Consumer, partitions: Collection[Partition]) -> list[Topic
                 return found
         except KafkaException as exception:
             failed = error_of(exception)
-        if deadline.passed or not (harmless(failed) or failed.code() == KafkaError.UNSTABLE_OFFSET_COMMIT):
-            raise refused("asking for committed offsets", failed)
+        pending, error = failed.code() == KafkaError.UNSTABLE_OFFSET_COMMIT, refused(_ASKING, failed)
+        if pending:
+            answer = Deadline(answered_within_s)
+        if deadline.passed or not (harmless(failed) or pending):
+            raise error
+        if answer.passed:
+            raise NotAnsweredError(error.message, hint=error.hint)
         _log.info("waiting for stable offsets", error=failed.name())
