@@ -115,7 +115,7 @@ class BrokerBehaviour:
         client.produce([event(names["out"], "A")])
         client.send_offsets({(names["in"], 0): 1}, soon())
         eventually(lambda: broker.read(names["out"], committed=False))  # an abort purges what was not sent yet
-        client.abort(soon())
+        client.abort()
         assert client.committed([(names["in"], 0)]) == {(names["in"], 0): None}
         commit(client, [event(names["out"], "B")], {(names["in"], 0): 1})
         assert visible(broker, names["out"], 1) == [b"B"]
@@ -128,7 +128,7 @@ class BrokerBehaviour:
         client.begin()
         client.produce([event(names["out"], "A")])
         assert broker.read(names["out"]) == []
-        client.abort(soon())
+        client.abort()
         client.close()
 
     def test_a_client_that_is_closed_while_it_joins_closes(
@@ -254,7 +254,7 @@ class BrokerBehaviour:
         commit(client, [write(b"b", None)], {})
         client.begin()
         client.produce([write(b"a", b"aborted"), write(b"d", b"aborted", 1)])
-        client.abort(soon())
+        client.abort()
         seen: list[tuple[int, int]] = []
         latest = client.read_changelog(state, [0, 1], lambda read, total: seen.append((read, total)), lambda: True)
         assert latest == {0: {b"a": b"2"}, 1: {b"c": b"1"}}

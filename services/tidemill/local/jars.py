@@ -22,9 +22,9 @@ from tidemill.errors import EnvironmentUnusable
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
-KAFKA_VERSION = "4.3.1"
+KAFKA_VERSION = "4.2.1"
 LOG4J_VERSION = "2.25.1"
-# kafka-clients and kafka-server are named because jgo alone would pair a 4.3.1 server with an older client.
+# kafka-clients and kafka-server are named because jgo alone would pair a 4.2.1 server with an older client.
 ROOTS = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
     f"org.apache.kafka:kafka-clients:{KAFKA_VERSION}",

@@ -196,7 +196,7 @@ class Loop:
             _log.warning("open work could not be committed before the rebalance", reason=str(error))
             self._pending.clear()
             self._reset_due = True
-            self._end_transaction(error, deadline)
+            self._end_transaction(error)
 
     # Steps 2 to 6
 
@@ -267,15 +267,15 @@ class Loop:
                 f"{self._aborts} transactions in a row were aborted, the last because: {error}",
                 hint="check that every output topic exists and that this service may write to it",
             )
-        self._end_transaction(error, Deadline(_COMMIT_WITHIN_S))
+        self._end_transaction(error)
         self._reset_due = True  # after a poll: it tells what has happened to the group meanwhile
 
-    def _end_transaction(self, error: AbortedError | ProducerLostError, deadline: Deadline) -> None:
+    def _end_transaction(self, error: AbortedError | ProducerLostError) -> None:
         """Abort, or where the producer is of no use, take a new one: its start ends what the old one left."""
         self._health.metrics.count("tidemill_runtime_transactions_total", 1, "aborted")
         try:
             if isinstance(error, AbortedError):
-                self._log.abort(deadline)
+                self._log.abort()
                 return
         except ProducerLostError as lost:
             error = lost
@@ -359,7 +359,7 @@ class Loop:
                 self._commit(Deadline(_COMMIT_WITHIN_S), leaving=True)
             except (AbortedError, ProducerLostError) as error:
                 _log.warning("last transaction aborted", reason=str(error))
-                self._log.abort(Deadline(_COMMIT_WITHIN_S))
+                self._log.abort()
         self._pending.clear()
 
     def _timeout(self, now: float) -> float:

@@ -284,7 +284,7 @@ class MemoryClient:
         self._broker.finish(self._transactional_id, commit=True)
         self._transaction = None
 
-    def abort(self, deadline: Deadline) -> None:
+    def abort(self) -> None:
         if self._transaction is not None:
             self._check_epoch()
             self._broker.finish(self._transactional_id, commit=False)

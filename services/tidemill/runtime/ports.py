@@ -123,8 +123,9 @@ class LogClient(Protocol):
         """Returns only when the commit is definite. Raises AbortedError or ProducerLostError."""
         ...
 
-    def abort(self, deadline: Deadline) -> None:
-        """Abort the open transaction, if any. Raises ProducerLostError."""
+    def abort(self) -> None:
+        """Abort the open transaction, if any, so that nothing of it that is still under way can join the next. Raises
+        ProducerLostError."""
         ...
 
     def recover(self) -> None:
@@ -132,5 +133,5 @@ class LogClient(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group and close. The open transaction must be finished or aborted before."""
+        """Leave the group and close. A transaction that is open is aborted, at the latest when it times out."""
         ...

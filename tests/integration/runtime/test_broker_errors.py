@@ -69,14 +69,14 @@ class Producing:
         self.producer.send_offsets({(SOURCE, 0): 1}, self._membership, soon())
         if end == "abort":
             then()
-            self.producer.abort(soon())
+            self.producer.abort()
         else:
             self.producer.commit(soon())
 
     def recover(self, error: AbortedError | ProducerLostError) -> None:
         """As the loop does."""
         if isinstance(error, AbortedError):
-            self.producer.abort(soon())
+            self.producer.abort()
         else:
             self.producer.recycle()
 

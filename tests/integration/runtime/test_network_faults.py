@@ -9,12 +9,15 @@ import pytest
 from chaosharness.heldendtxn import By, Plan, exercise
 from chaosharness.proxy import Proxy
 from chaosharness.wire import Api
-from support.brokers import KafkaUnderTest
+from support.brokers import KafkaUnderTest, soon, visible
 from support.counting import expected
 from support.countingruns import Revived, Traffic, create_topics
 from support.polling import eventually
 from tidemill.local.kafka import LocalKafka
 from tidemill.local.machine import free_port
+from tidemill.runtime.kafka.producer import TransactionalProducer
+from tidemill.runtime.kafka.settings import writing_settings
+from tidemill.runtime.service import OutRecord
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -66,6 +69,34 @@ def test_without_a_new_epoch_a_late_end_of_a_transaction_ends_the_next_one_half_
     half_aborted = "its first half is visible 0 time(s), its second 1"
     assert any(line.endswith(half_committed) for line in report["violations"]), "by a late commit"
     assert any(line.endswith(half_aborted) for line in report["violations"]), "by a late abort"
+
+
+def test_a_record_of_an_aborted_transaction_that_comes_late_belongs_to_none(
+    kafka: str, proxy: Proxy, unique: str
+) -> None:
+    """It arrives while the next transaction is open, at a partition to which that one has written nothing yet."""
+    topic, broker = f"{unique}-out", KafkaUnderTest(kafka)
+    broker.create_topic(topic, 2)
+    settings = writing_settings(proxy.bootstrap_servers, {"socket.timeout.ms": "2000"})
+    producer = TransactionalProducer(settings, unique)
+    producer.start()
+    write(producer, OutRecord(topic, b"k", b"first", 1_000, 0))
+    producer.begin()
+    proxy.hold(Api.PRODUCE)
+    producer.produce([OutRecord(topic, b"k", b"late", 1_000, 0)])
+    eventually(lambda: proxy.counts().get("held", 0) == 1)
+    producer.abort()
+    write(producer, OutRecord(topic, b"k", b"next", 1_000, 1))
+    eventually(lambda: proxy.counts()["released"] == 1)
+    write(producer, OutRecord(topic, b"k", b"last", 1_000, 0))
+    producer.close()
+    assert sorted(visible(broker, topic, 3)) == [b"first", b"last", b"next"]
+
+
+def write(producer: TransactionalProducer, record: OutRecord) -> None:
+    producer.begin()
+    producer.produce([record])
+    producer.commit(soon())
 
 
 def slow(proxy: Proxy, send: Callable[[], None]) -> None:

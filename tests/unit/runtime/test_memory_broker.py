@@ -32,7 +32,7 @@ def test_a_member_expelled_from_its_group_cannot_commit_offsets(broker: MemoryBr
     zombie.begin()
     with pytest.raises(AbortedError):
         zombie.send_offsets({("in", 0): 1}, soon())
-    zombie.abort(soon())
+    zombie.abort()
     zombie.poll(1, 0)
     assert [what for what, _ in owner.told] == ["assigned", "lost", "assigned"]
 

@@ -174,8 +174,8 @@ class KafkaClient:
     def commit(self, deadline: Deadline) -> None:
         self._producer.commit(deadline)
 
-    def abort(self, deadline: Deadline) -> None:
-        self._producer.abort(deadline)
+    def abort(self) -> None:
+        self._producer.abort()
 
     def recover(self) -> None:
         self._producer.recycle()

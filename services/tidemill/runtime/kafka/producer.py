@@ -1,9 +1,7 @@
 """One transactional producer: protocol steps 3 to 7 on librdkafka, and what its errors mean."""
 
 import threading
-import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -23,8 +21,6 @@ _HUNG_AFTER_S = 1.5 * CALL_TIMEOUT_S
 """A call that was to end by CALL_TIMEOUT_S. By now the coordinator is about to abort its transaction anyway."""
 _FENCED_CODES = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 _log = get_logger("producer")
-# Said by confluent-kafka on stderr, between the lines of JSON, when a producer is dropped whose commit never answered.
-warnings.filterwarnings("ignore", "Producer abort_transaction failed during close", RuntimeWarning)
 
 
 class LogTap:
@@ -146,36 +142,35 @@ class TransactionalProducer:
         self._in_transaction = False
         self._handle.poll(0)
 
-    def abort(self, deadline: Deadline) -> None:
-        """Step 7. Does nothing outside a transaction."""
-        if not self._in_transaction:
-            return
-        while True:
-            try:
-                self._handle.abort_transaction(deadline.at_most(CALL_TIMEOUT_S))
-                break
-            except KafkaException as exception:
-                try:
-                    self._retry_or_fail(exception, "abort", deadline)
-                except AbortedError as still_open:
-                    raise ProducerLostError(str(still_open)) from None
-        self._in_transaction = False
-        self._handle.poll(0)
+    def abort(self) -> None:
+        """Step 7, by a new epoch. Does nothing outside a transaction.
+
+        The client's own abort would keep the epoch, and travels on another connection than the records: one that is
+        still under way would arrive behind the abort's marker, and belong to the next transaction of this producer. A
+        new epoch's marker makes every partition of the transaction refuse it.
+        """
+        if self._in_transaction:
+            self.recycle()
 
     def recycle(self) -> None:
-        """A new producer with the same id: the epoch bump fences whatever the old one still had under way."""
-        self.close()
-        self.start()
+        """A new producer with the same id: the epoch bump aborts what is open and fences whatever the old one still had
+        under way. Raises TidemillError."""
+        old = self._let_go()
+        try:
+            self.start()
+        finally:
+            _drop(old)
 
     def close(self) -> None:
-        """Drop the handle without waiting for unsent records: they belong to no committed transaction.
+        """Drop the handle without waiting for unsent records: they belong to no committed transaction. What is open
+        is aborted by the next start of this id, or when the transaction has timed out."""
+        _drop(self._let_go())
 
-        On a thread of its own because librdkafka may wait for a broker that is gone."""
-        old, self._producer = self._producer, None
-        if old is None:
-            return
-        old.purge()
-        threading.Thread(target=_close, args=(old,), name="producer-close", daemon=True).start()
+    def _let_go(self) -> list[Producer]:
+        """The handle, to which the list is the only reference from now on."""
+        held = [] if self._producer is None else [self._producer]
+        self._producer = None
+        return held
 
     @property
     def _handle(self) -> Producer:
@@ -209,7 +204,9 @@ class TransactionalProducer:
         return refused(f"starting transactions as {self._id}", error)
 
 
-def _close(producer: Producer) -> None:
-    """Aborts what is open. A producer that is fenced already says so, which is all the same here."""
-    with suppress(KafkaException):
-        producer.close()
+def _drop(held: list[Producer]) -> None:
+    """Let the handle go on a thread of its own, because librdkafka may wait for a broker that is gone. Not by its
+    `close()`: that would abort what is open."""
+    if held:
+        held[0].purge()
+        threading.Thread(target=held.clear, name="producer-drop", daemon=True).start()

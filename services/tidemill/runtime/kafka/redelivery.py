@@ -81,8 +81,8 @@ class RedeliveryProducer:
             self._producer.begin()
             if self._producer.starts != self._known_starts:
                 # Renewed after a doubt: another run may have used this identity before, and is fenced now.
+                self._producer.abort()
                 self._known_starts = self._producer.starts
-                self._producer.abort(deadline)
                 return False
             self._producer.produce(records)
             self._producer.commit(deadline)
