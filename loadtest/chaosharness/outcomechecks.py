@@ -5,6 +5,10 @@ from chaosharness.books import OUTCOMES, Books, Known, Line, Truth
 _DAY_MS = 86_400_000
 _SPREAD_MS = _DAY_MS
 """Labels of the last day are spread over partitions of their own, which come at their own times."""
+_GRACE_MS = _DAY_MS
+_GRID_MS = 3_600_000
+"""Labels whose prediction is a day overdue, by hours of the newest one in its partition, are given up: so says the
+feature stages' README."""
 
 
 def outcomes_are_complete(books: Books) -> list[str]:
@@ -37,19 +41,35 @@ def truths_are_the_labels(books: Books) -> list[str]:
     """An outcome says of its event what a label that was known in time says, or that there is none. A label that came
     in good time, by its partition's order as well, must have been used. Nobody challenges here: there is no shadow."""
     wrong = []
+    overdue = _overdue(books)
     for name, truth in books.truths.items():
         if truth.shadow:
             wrong.append(f"the outcome of {name} has the score of a challenger, and there was none")
-        if truth != (wanted := _truth(books, name, truth)):
+        if truth != (wanted := _truth(books, name, truth, name in overdue)):
             wrong.append(f"the outcome of {name} says {truth[:3]}, its label {wanted[:3]}")
     return wrong
 
 
-def _truth(books: Books, name: str, said: Truth) -> Truth:
+def _overdue(books: Books) -> set[str]:
+    """Whose prediction was settled more than the grace behind another of its partition: an instance that stands still
+    keeps back its share of a partition's rows, and seconds are hours of this stream."""
+    found = set()
+    for lines in books.streams["outcomes"].values():
+        newest = 0
+        for line in lines:
+            if (event := books.events.get(line.id)) is None:
+                continue
+            newest = max(newest, event.event_time)
+            if event.event_time <= newest // _GRID_MS * _GRID_MS - _GRACE_MS:
+                found.add(line.id)
+    return found
+
+
+def _truth(books: Books, name: str, said: Truth, overdue: bool) -> Truth:
     rules = books.pipeline.outcomes
     missing = Truth(None, "censored", None, False) if rules.missing_label == "censored" else _NEGATIVE
     known = books.labels.get(name)
-    if known is None or not _counts(known, rules.maturity):
+    if known is None or overdue or not _counts(known, rules.maturity):
         return missing._replace(shadow=said.shadow)
     labelled = Truth(known.fraud, "labelled", known.known_at, said.shadow)
     surely = known.reached <= known.event_time + rules.maturity - _SPREAD_MS

@@ -73,7 +73,7 @@ STARTING = _cells(
         },
     }
 )
-"""While a producer starts. Nothing has been read or written yet."""
+"""While a producer starts, which is also how a transaction is aborted."""
 
 COMMITTING = _cells(
     {
@@ -111,11 +111,6 @@ COMMITTING = _cells(
     }
 )
 """In a transaction that is to be committed."""
-
-ABORTING = _cells(
-    {Request.END_TXN: {Reaction.GOES_ON: _MARKERS_PASS, Reaction.LOSES_PRODUCER: f"{_FENCED} {_NOT_ALLOWED_THE_ID}"}}
-)
-"""In the end of a transaction that is to be aborted."""
 
 JOINING = _cells(
     {

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer
 
 from support.brokers import Owner, join
-from support.errorcells import ABORTING, COMMITTING, JOINING, READING, STARTING, Cell, Reaction
+from support.errorcells import COMMITTING, JOINING, READING, STARTING, Cell, Reaction
 from support.mockcluster import MockCluster
 from support.polling import eventually
 from tidemill.errors import Fenced, StateCorrupt, TidemillError
@@ -60,18 +60,13 @@ class Producing:
         self.went_on = False
         self._membership = membership
 
-    def transact(self, *, then: Callable[[], None] = lambda: None, end: str = "commit") -> None:
-        """A whole transaction; `then` runs once it is open, or just before it is aborted."""
+    def transact(self, *, then: Callable[[], None] = lambda: None) -> None:
+        """A whole transaction; `then` runs once it is open."""
         self.producer.begin()
-        if end == "commit":
-            then()
+        then()
         self.producer.produce([OutRecord(OUT, b"k", b"v", 1_000, 0)])
         self.producer.send_offsets({(SOURCE, 0): 1}, self._membership, soon())
-        if end == "abort":
-            then()
-            self.producer.abort()
-        else:
-            self.producer.commit(soon())
+        self.producer.commit(soon())
 
     def recover(self, error: AbortedError | ProducerLostError) -> None:
         """As the loop does."""
@@ -195,19 +190,10 @@ def test_an_answer_to_a_producer_that_starts(cluster: MockCluster, starting: Pro
 
 @cells(COMMITTING)
 def test_an_answer_in_a_transaction(cluster: MockCluster, producing: Producing, cell: Cell) -> None:
-    reacts_and_goes_on(cluster, producing, cell, "commit")
-
-
-@cells(ABORTING)
-def test_an_answer_to_the_end_of_an_aborted_transaction(cluster: MockCluster, producing: Producing, cell: Cell) -> None:
-    reacts_and_goes_on(cluster, producing, cell, "abort")
-
-
-def reacts_and_goes_on(cluster: MockCluster, producing: Producing, cell: Cell, end: str) -> None:
     before = producing.handle
     fail = partial(cluster.fail_next, cell.request, cell.code)
     if cell.reaction in (Reaction.GOES_ON, Reaction.IS_DONE):
-        producing.transact(then=fail, end=end)
+        producing.transact(then=fail)
         if cell.reaction is Reaction.IS_DONE:
             return  # The mock cluster has not written what it says it has: it does not count on from there.
         assert repeated(cluster, cell)
@@ -215,7 +201,7 @@ def reacts_and_goes_on(cluster: MockCluster, producing: Producing, cell: Cell, e
         assert producing.handle is before, "nothing speaks against the producer or its epoch"
     else:
         with pytest.raises(RAISES[cell.reaction]) as failed:
-            producing.transact(then=fail, end=end)
+            producing.transact(then=fail)
         cluster.clear()
         producing.recover(failed.value)
         producing.transact()

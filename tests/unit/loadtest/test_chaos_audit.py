@@ -276,6 +276,17 @@ def test_a_label_of_the_last_day_may_have_been_used_or_not() -> None:
         assert (world.findings()["truths"] == []) is right
 
 
+@pytest.mark.parametrize(("said", "in_turn", "overdue"), [(member(**NO_LABEL), False, True), (member(), True, False)])
+def test_a_label_is_given_up_exactly_where_its_prediction_was_settled_a_day_behind_others(
+    said: Change, in_turn: bool, overdue: bool
+) -> None:
+    world = World({("outcomes", "p30"): said})
+    assert (world.findings()["truths"] == []) is in_turn
+    lines = world.books.streams["outcomes"][0]
+    lines.append(lines.pop(next(at for at, line in enumerate(lines) if line.id == "p30")))
+    assert (world.findings()["truths"] == []) is overdue
+
+
 def test_a_copy_that_the_producer_made_must_be_found_as_a_duplicate(whole: World) -> None:
     world = copy.deepcopy(whole)
     world.raw(event(59))
