@@ -7,10 +7,11 @@ names the transaction. If the network holds one back until the client has timed 
 transaction, the late request commits or aborts that one, half finished (the anomaly that Jepsen published in 2024).
 
 Here the runtime's own transactional producer runs pairs of transactions through the proxy on a real Kafka. The end of
-the first is held, and released inside the second when half of that is written; commits and aborts in all four
-combinations, by seed. Afterwards a reader of another library says what is visible, and each transaction is judged by
-what its client was told. `--without-recycling` takes away the runtime's protection, a new epoch after every doubt: then
-the anomaly must show, which proves that this harness sees it.
+the first, a commit (the runtime aborts by a new epoch and asks for no other end), is held, and released inside the second
+when half of that is written, which commits or aborts by seed. Afterwards a reader of another library says what is
+visible, and each transaction is judged by what its client was told. `--without-recycling` takes away the runtime's
+protection, a new epoch after every doubt, and aborts by EndTxn, in all four combinations: then the anomaly must show,
+which proves that this harness sees it.
 
 Exit code 0: nothing contradicts what the client was told, and every request was held and released inside.
 """
@@ -24,6 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
+
+from confluent_kafka import KafkaException
 
 from chaosharness.committed import committed_values
 from chaosharness.proxy import Proxy
@@ -67,7 +70,8 @@ class Plan:
 
 
 class CountingProducer(TransactionalProducer):
-    """The runtime's producer, which counts its recycles, and can be told to ignore its doubts."""
+    """The runtime's producer, which counts its recycles. Where it shall not recycle it ignores its doubts, and aborts
+    as clients do, by EndTxn."""
 
     def __init__(self, settings: Settings, name: str, *, recycle: bool) -> None:
         super().__init__(settings, name)
@@ -78,6 +82,16 @@ class CountingProducer(TransactionalProducer):
         if not self._heeds_doubts:
             self._tap.suspicious = False
         super().begin()
+
+    def abort(self) -> None:
+        if self._heeds_doubts:
+            super().abort()
+            return
+        try:
+            self._handle.abort_transaction(_COMMIT_WITHIN_S)
+        except KafkaException as exception:
+            raise ProducerLostError(str(exception)) from None
+        self._in_transaction = False
 
     def recycle(self) -> None:
         self.recycles += 1
@@ -112,7 +126,7 @@ class Client:
                 self._producer.commit(Deadline(_COMMIT_WITHIN_S))
                 self.told[number] = Told.COMMITTED
             else:
-                self._producer.abort(Deadline(_COMMIT_WITHIN_S))
+                self._producer.abort()
         except AbortedError:
             self._give_up()
         except ProducerLostError:
@@ -128,7 +142,7 @@ class Client:
 
     def _give_up(self) -> None:
         try:
-            self._producer.abort(Deadline(_COMMIT_WITHIN_S))
+            self._producer.abort()
         except ProducerLostError:
             self._producer.recycle()
 
@@ -155,7 +169,8 @@ def exercise(
     random = Random(plan.seed)
     for number in range(plan.count):
         proxy.hold(Api.END_TXN, by=plan.by)
-        client.transact(commit=random.random() < 0.5, second_to=random.randrange(_PARTITIONS))
+        # the runtime asks for the end of what it commits only
+        client.transact(commit=plan.recycle or random.random() < 0.5, second_to=random.randrange(_PARTITIONS))
         client.transact(
             commit=random.random() < 0.5,
             second_to=random.randrange(_PARTITIONS),
@@ -206,7 +221,8 @@ def _vacuous(plan: Plan, figures: dict[str, int], told: dict[str, int]) -> list[
                figures[name] != plan.count]  # fmt: skip
     if plan.recycle and figures["recycles"] < plan.count:
         reasons.append(f"only {figures['recycles']} recycles")
-    reasons += [f"no {name}" for name in ("held_commits", "held_aborts") if not figures[name]]
+    asked = ("held_commits",) if plan.recycle else ("held_commits", "held_aborts")
+    reasons += [f"no {name}" for name in asked if not figures[name]]
     reasons += [f"nothing was told {kind}" for kind in ("committed", "aborted") if not told[kind]]
     return reasons
 

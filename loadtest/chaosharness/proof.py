@@ -61,7 +61,12 @@ def _caught(options: Options, mutant: str, faults: str, say: Callable[[str], Non
     )
     folder = Path(tempfile.mkdtemp(prefix=f"tidemill-mutant-{mutant or _CONTROL}-"))
     try:
-        return _caught_by(Run(chosen, folder, lambda text: None).result())
+        report = Run(chosen, folder, lambda text: None).result()
+        if not mutant:
+            for name, found in report["findings"].items():
+                for example in found["first"][:2]:
+                    say(f"{_CONTROL} ({faults}): {name}: {example}")
+        return _caught_by(report)
     except TidemillError as error:
         say(f"{mutant or _CONTROL}: {error.message}")
         return {_UNUSABLE: 1}
