@@ -7,9 +7,9 @@ names the transaction. If the network holds one back until the client has timed 
 transaction, the late request commits or aborts that one, half finished (the anomaly that Jepsen published in 2024).
 
 Here the runtime's own transactional producer runs pairs of transactions through the proxy on a real Kafka. The end of
-the first, a commit (the runtime aborts by a new epoch and asks for no other end), is held, and released inside the second
-when half of that is written, which commits or aborts by seed. Afterwards a reader of another library says what is
-visible, and each transaction is judged by what its client was told. `--without-recycling` takes away the runtime's
+the first, a commit (the runtime aborts by a new epoch and asks for no other end), is held, and released inside the
+second when half of that is written, which commits or aborts by seed. Afterwards a reader of another library says what
+is visible, and each transaction is judged by what its client was told. `--without-recycling` takes away the runtime's
 protection, a new epoch after every doubt, and aborts by EndTxn, in all four combinations: then the anomaly must show,
 which proves that this harness sees it.
 
