@@ -90,7 +90,7 @@ class Auditor:
             "contents": contents.records_are_carried_on(books),
             "records": contents.records_are_what_they_say(books),
             "dead_letters": checks.dead_letters_are_the_originals(books),
-            "counters": checks.counters_are_exact(books, command["sent"]),
+            "counters": checks.counters_are_exact(books, command["sent"], labels_overtake=command["labels_overtake"]),
             "models": modelchecks.each_model_scored_its_part(books),
             "promotions": modelchecks.promotions_took_effect(books, command["due_epoch"], self._promotions),
             "outcomes": outcomechecks.outcomes_are_complete(books),

@@ -21,7 +21,7 @@ from chaosharness.modelfeed import ModelFeed
 from chaosharness.networkfaults import NetworkFaults
 from chaosharness.poison import CODE, Poison
 from chaosharness.proxy import Proxy
-from chaosharness.schedule import KILLABLE, Counts, Fault, plan
+from chaosharness.schedule import ALL_STAND_STILL, KILLABLE, Counts, Fault, plan
 from tidemill import clock
 from tidemill.errors import TidemillError
 from tidemill.local.kafka import LocalKafka
@@ -181,6 +181,7 @@ class Run:
             "quiet_s": self._quiet_s,
             "sent": sent,
             "due_epoch": self._due_epoch(faults.published),
+            "labels_overtake": bool(ALL_STAND_STILL.intersection(self._options.faults)),
         }
         audit = _ask(auditor, closing)
         fleet.tick()

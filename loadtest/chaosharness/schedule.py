@@ -10,6 +10,8 @@ from chaosharness.journal import PROCESS, RANDOM
 
 FAULTS = ("kill", "usurp", "zombie", "storm", "clock", "burst", "network", "broker-kill", "broker-stop", "disk-full")
 """`usurp`: another producer takes the transactional id, so that the service finds itself fenced in mid-stream."""
+ALL_STAND_STILL = frozenset({"broker-kill", "broker-stop", "disk-full", "network"})
+"""Faults that hold up every service at once."""
 NETWORK = ("delay", "reset", "half-open", "hold")
 KILLABLE = ("ingest", "features-customer", "features-terminal", "features-outcomes", "inference", "drift")
 _STATEFUL = frozenset(KILLABLE) - {"ingest"}

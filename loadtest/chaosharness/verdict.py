@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from chaosharness.schedule import ALL_STAND_STILL
 from tidemill.errors import BreakerOpen, Fenced, TidemillError
 from tidemill.runtime.deadline import WATCHDOG_EXIT_CODE
 
@@ -27,7 +28,7 @@ def uncalled_for(report: Mapping[str, Any]) -> list[str]:
         allowed |= {BreakerOpen.exit_code}
     if faults & {"usurp", "zombie"}:
         allowed |= {Fenced.exit_code}
-    if faults & {"broker-kill", "broker-stop", "disk-full", "network"}:
+    if faults & ALL_STAND_STILL:
         allowed |= {Fenced.exit_code, TidemillError.exit_code, WATCHDOG_EXIT_CODE}
     return [f"{one['service']}: {one['reason']}" for one in report["exits"] if one["status"] not in allowed]
 

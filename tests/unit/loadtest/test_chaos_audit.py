@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chaosharness import ordering
+from chaosharness import checks, ordering
 from chaosharness.books import Books, Letter, Line, unpacked
-from support.chaosworld import DAY, FRAUD, PAYMENTS, SECOND_SWITCH, START, Change, Sent, World, event
+from support.chaosworld import DAY, FRAUD, PAYMENTS, SECOND_SWITCH, SENT, START, Change, Sent, World, event
 
 Damage = Callable[[World], object]
 
@@ -321,3 +321,13 @@ def test_a_replaced_promotion_is_not_due(whole: World) -> None:
     assert [switch.epoch for switch in whole.books.switches[0]] == [1, 3]
     assert sorted(whole.promotions.opens) == [1, 3]
     assert whole.books.switches[0][1].from_offset == SECOND_SWITCH
+
+
+def test_a_label_that_overtook_its_event_is_let_pass_only_where_everything_stood_still(whole: World) -> None:
+    world = copy.deepcopy(whole)
+    letter = world.books.letters[0]
+    world.books.letters.append(letter._replace(code="unmatched_label"))
+    assert checks.counters_are_exact(world.books, SENT) != []
+    assert checks.counters_are_exact(world.books, SENT, labels_overtake=True) == []
+    world.books.letters.append(letter)
+    assert checks.counters_are_exact(world.books, SENT, labels_overtake=True) != []
