@@ -134,7 +134,8 @@ class ModelWorker:
         shadow = self._shadow(batch, rows)
         seconds = clock.monotonic() - started
         with self._changed:
-            for block in self._batcher.settle(scored.scores, shadow, scored.poison):
+            whole = None if scored.poison else seconds  # what bisection takes says nothing of the next batch
+            for block in self._batcher.settle(scored.scores, shadow, scored.poison, whole):
                 block.done()
             self._changed.notify_all()
         self._observer.batch_scored(batch, seconds, len(scored.poison))

@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.inference.core.batcher import Batcher
-from tidemill.inference.core.blocks import Batch, Block, Fate, Lane, QueueFullError, limits
+from tidemill.inference.core.blocks import Batch, Block, CloseReason, Fate, Lane, QueueFullError, limits
 from tidemill.inference.core.isolation import ModelBrokenError, score_rows
 from tidemill.inference.core.model import Matrix, ModelError, Route, Scores
+from tidemill.inference.core.pacing import ArrivalRate, BatchCost
 
 WIDTH = 2
 MAX_ROWS = 8
@@ -53,9 +55,10 @@ action = st.one_of(
         st.integers(1, 20),
         st.integers(0, 1),
         st.one_of(st.none(), st.floats(0.0, 3.0)),
+        st.integers(0, 2),
     ),
     st.tuples(st.just("next")),
-    st.tuples(st.just("settle")),
+    st.tuples(st.just("settle"), st.floats(0.0, 0.5)),
     st.tuples(st.just("tick"), st.floats(0.0, 1.0)),
     st.tuples(st.just("cancel"), st.integers(0, 30)),
 )
@@ -74,10 +77,11 @@ class World:
         self.running: Batch | None = None
         self.serial = 0
 
-    def submit(self, lane: Lane, rows: int, route: int, deadline: float | None) -> None:
+    def submit(self, lane: Lane, rows: int, route: int, deadline: float | None, priority: int = 0) -> None:
         values = np.zeros((rows, WIDTH), np.float32)
         values[:, 0] = np.arange(self.serial, self.serial + rows) / 1e6
-        block = Block(values, ROUTES[route], lane, lambda: None, None if deadline is None else self.now + deadline)
+        due = None if deadline is None else self.now + deadline
+        block = Block(values, ROUTES[route], lane, lambda: None, due, priority)
         waiting = self.batcher.waiting(Lane.HTTP)
         try:
             self.batcher.submit(block, self.now)
@@ -89,7 +93,9 @@ class World:
 
     def next(self) -> None:
         expired = self.batcher.expire(self.now)
-        assert all(block.deadline is not None and block.deadline <= self.now for block in expired)
+        for block in expired:
+            assert block.deadline is not None
+            assert block.deadline <= self.now + self.batcher.cost(block.route).seconds(BUCKETS[0])
         self.finished += expired
         waiting = sum(self.batcher.waiting(lane) for lane in Lane)
         free = self.batcher.slot_free
@@ -107,14 +113,17 @@ class World:
             assert low == len(taken), "the rows of a block are taken in order, without a gap"
             assert block.fate is Fate.WAITING
             taken += block.rows[low:high, 0].tolist()
+        stream = [b for b in self.blocks if b.lane is Lane.KAFKA and b.fate is Fate.WAITING]
+        begun = [bool(self.scored.get(id(b))) for b in stream]
+        assert begun == sorted(begun, reverse=True), "the stream's blocks are begun in the order in which they came"
         self.running = batch
 
-    def settle(self) -> None:
+    def settle(self, seconds: float | None = None) -> None:
         if self.running is None:
             return
         rows = np.concatenate([block.rows[low:high, 0] for block, low, high in self.running.segments])
         self.running = None
-        self.finished += self.batcher.settle(rows, None, {})
+        self.finished += self.batcher.settle(rows, None, {}, seconds)
 
     def drain(self) -> None:
         self.batcher.drain(True)
@@ -130,7 +139,7 @@ def apply(world: World, step: tuple[Any, ...]) -> None:
     elif kind == "next":
         world.next()
     elif kind == "settle":
-        world.settle()
+        world.settle(*arguments)
     elif kind == "tick":
         world.now += arguments[0]
     elif arguments[0] < len(world.blocks):
@@ -173,6 +182,152 @@ def test_while_both_lanes_wait_each_gets_at_least_half_of_a_batch(stream_rows: i
             got = before[lane] - world.batcher.waiting(lane)
             assert got >= min(before[lane], MAX_ROWS // 2)
         world.settle()
+
+
+def taught(world: World, a: float, b: float) -> World:
+    """Has seen batches of every bucket, each taking a·n + b seconds."""
+    for rows in (*BUCKETS, *BUCKETS):
+        world.submit(Lane.KAFKA, rows, 0, None)
+        world.batcher.drain(True)
+        world.next()
+        world.settle(a * rows + b)
+    world.batcher.drain(False)
+    world.now += 10.0
+    return world
+
+
+@given(st.integers(1, 60), st.integers(1, 2))
+def test_a_low_priority_waits_no_longer_than_its_steps(steady: int, priority: int) -> None:
+    """However many requests of the highest priority keep coming, one in each step of the clock."""
+    world = World(0.0, 10_000)
+    world.submit(Lane.HTTP, 1, 0, None, priority)
+    patient = world.blocks[0]
+    step = world.batcher._limits.priority_step_s
+    for _ in range(steady):
+        world.submit(Lane.HTTP, MAX_ROWS, 0, None)
+        world.next()
+        world.settle()
+        world.now += step / 4
+        if patient.fate is Fate.SCORED:
+            assert world.now <= (priority + 1) * step
+            return
+    assert world.now <= (priority + 1) * step
+
+
+def test_the_more_urgent_goes_first_and_equals_in_the_order_in_which_they_came() -> None:
+    world = World(0.0, 100)
+    for priority in (2, 1, 0, 0):
+        world.submit(Lane.HTTP, MAX_ROWS, 0, None, priority)
+    order = []
+    for _ in range(4):
+        world.next()
+        assert world.running is not None
+        order.append(world.blocks.index(world.running.segments[0].block))
+        world.settle()
+    assert order == [2, 3, 1, 0]
+
+
+def test_a_lone_request_is_scored_at_once_though_the_batch_may_wait() -> None:
+    world = taught(World(500.0, 100), 0.001, 0.010)
+    world.submit(Lane.HTTP, 1, 0, None)
+    world.next()
+    assert world.running is not None and world.running.reason is CloseReason.IDLE_SLOT
+
+
+def test_where_rows_come_faster_than_small_batches_are_served_the_batch_waits_until_it_need_not() -> None:
+    world = taught(World(500.0, 100), 0.001, 0.200)
+    for _ in range(3):
+        world.submit(Lane.HTTP, 1, 0, None)  # 3 rows within 50 ms, and a batch takes 0.2 s: 12 would come meanwhile
+    world.next()
+    assert world.running is None
+    assert world.now < (world.batcher.wake_at() or 0.0) <= world.now + 0.5
+    world.now += 0.5
+    world.next()
+    assert world.running is not None and world.running.reason is CloseReason.IDLE_SLOT, "nothing came any more"
+    world.settle()
+    for _ in range(MAX_ROWS):
+        world.submit(Lane.HTTP, 1, 0, None)
+    world.next()
+    assert world.running is not None and world.running.reason is CloseReason.FULL
+
+
+def test_it_waits_no_longer_than_it_may_nor_past_what_a_deadline_allows() -> None:
+    world = taught(World(20.0, 100), 0.001, 0.200)
+    for moment in range(20):  # rows keep coming
+        world.submit(Lane.HTTP, 1, 1, None) if moment % 7 == 6 else None
+        world.submit(Lane.HTTP, 1, 0, None) if moment < 3 else None
+        world.next()
+        if world.running:
+            break
+        world.now += 0.005
+    assert world.running is not None and world.running.reason is CloseReason.MAX_WAIT
+    hurried = taught(World(500.0, 100), 0.001, 0.200)
+    for _ in range(3):
+        hurried.submit(Lane.HTTP, 1, 0, 0.205)  # a full batch takes 0.208 s
+    hurried.next()
+    assert hurried.running is not None and hurried.running.reason is CloseReason.DEADLINE
+
+
+def test_what_cannot_be_scored_in_time_any_more_is_answered_and_costs_nobody_anything() -> None:
+    world = taught(World(0.0, 100), 0.001, 0.200)
+    world.submit(Lane.HTTP, 1, 0, 0.1)
+    world.submit(Lane.HTTP, 1, 0, 0.3)
+    world.next()
+    assert [block.fate for block in world.blocks[-2:]] == [Fate.EXPIRED, Fate.WAITING]
+    assert world.running is not None and world.running.size == 1
+
+
+@given(st.floats(0.0001, 0.01), st.floats(0.0, 0.01), st.integers(1, MAX_ROWS))
+def test_rows_are_split_at_a_bucket_where_that_takes_less_time(a: float, b: float, rows: int) -> None:
+    world = taught(World(0.0, 100), a, b)
+    world.submit(Lane.HTTP, rows, 0, None)
+    batches = []
+    while world.batcher.waiting(Lane.HTTP):
+        world.next()
+        assert world.running is not None
+        batches.append(world.running.bucket)
+        world.settle(a * batches[-1] + b)
+    one_by_one = next(bucket for bucket in BUCKETS if bucket >= rows) * a + b
+    assert sum(a * bucket + b for bucket in batches) <= one_by_one * (1 + 1e-9) + 1e-12
+
+
+@given(
+    st.floats(0.0, 0.01),
+    st.floats(0.0, 0.1),
+    st.lists(st.integers(1, 512), min_size=3, max_size=200).filter(lambda sizes: len(set(sizes)) > 1),
+    st.integers(1, 512),
+)
+def test_the_cost_of_a_batch_is_learned_exactly_where_it_is_a_line(
+    a: float, b: float, sizes: list[int], asked: int
+) -> None:
+    cost = BatchCost()
+    for size in sizes:
+        cost.observe(size, a * size + b)
+    assert cost.seconds(asked) == pytest.approx(a * asked + b, rel=1e-3, abs=2e-4)
+
+
+def test_the_cost_follows_a_change_and_forgives_a_pause() -> None:
+    cost = BatchCost()
+    for size in (1, 8, 64) * 20:
+        cost.observe(size, 0.001 * size)
+    cost.observe(8, 30.0)
+    assert cost.seconds(8) < 0.03
+    for size in (1, 8, 64) * 150:
+        cost.observe(size, 0.002 * size)
+    assert cost.seconds(64) == pytest.approx(0.128, rel=0.05)
+    assert BatchCost().seconds(5) == 0.0
+    alone = BatchCost()
+    alone.observe(8, 0.01)
+    assert (alone.seconds(1), alone.seconds(16)) == (0.01, 0.02)
+
+
+def test_the_rate_rises_with_what_comes_and_fades() -> None:
+    rate = ArrivalRate()
+    assert rate.per_second(1.0) == 0.0
+    for row in range(1_000):
+        rate.observe(1, row / 500)
+    assert rate.per_second(2.0) == pytest.approx(500, rel=0.1)
+    assert rate.per_second(3.0) < 1e-3
 
 
 @given(st.integers(1, 64), st.frozensets(st.integers(1, 64), max_size=64))

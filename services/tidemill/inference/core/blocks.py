@@ -17,11 +17,13 @@ class Lane(StrEnum):
 
 
 class CloseReason(StrEnum):
-    """Why a batch was closed."""
+    """Why a batch was closed: it holds all that fits; waiting would not help; the longest wait is over; a deadline is
+    near; nothing more is expected."""
 
     FULL = "full"
     IDLE_SLOT = "idle_slot"
     MAX_WAIT = "max_wait"
+    DEADLINE = "deadline"
     DRAIN = "drain"
 
 
@@ -51,20 +53,29 @@ class Block:
     """Rows that one caller wants scored, and, once `fate` is SCORED, the results.
 
     `scores[i]` is meaningless where `poison` names row i. `shadow` is None without a challenger, and NaN where the
-    challenger gave no valid score. `done` is called once, by the thread that settles the block.
+    challenger gave no valid score. `done` is called once, by the thread that settles the block. `priority` 0 is the
+    highest; each step below counts as having come one `Limits.priority_step_s` later.
     """
 
-    __slots__ = ("deadline", "done", "error", "fate", "lane", "pieces", "poison", "route", "rows", "scores", "shadow",
-                 "submitted_at", "taken")  # fmt: skip
+    __slots__ = ("deadline", "done", "error", "fate", "lane", "pieces", "poison", "priority", "rank", "route", "rows",
+                 "scores", "shadow", "submitted_at", "taken")  # fmt: skip
 
     def __init__(
-        self, rows: Matrix, route: Route, lane: Lane, done: Callable[[], object], deadline: float | None = None
+        self,
+        rows: Matrix,
+        route: Route,
+        lane: Lane,
+        done: Callable[[], object],
+        deadline: float | None = None,
+        priority: int = 0,
     ) -> None:
         self.rows = rows
         self.route = route
         self.lane = lane
         self.done = done
         self.deadline = deadline
+        self.priority = priority
+        self.rank = 0.0
         self.submitted_at = 0.0
         self.taken = 0
         self.fate = Fate.WAITING
@@ -94,12 +105,14 @@ class Batch(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """`max_rows` a batch; `max_wait_s` to let a batch fill although the slot is free; ascending `buckets`."""
+    """`max_rows` a batch; at most `max_wait_s` to let a batch fill although the slot is free; ascending `buckets`;
+    `http_rows` that may wait; how much later a block of the next lower priority counts as having come."""
 
     max_rows: int
     max_wait_s: float
     buckets: tuple[int, ...]
     http_rows: int
+    priority_step_s: float = 0.05
 
 
 def limits(max_size: int, max_wait_ms: float, buckets: Sequence[int], queue_limit: int) -> Limits:
