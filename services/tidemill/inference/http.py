@@ -20,7 +20,14 @@ from tidemill.inference.core.artefact import INPUT
 from tidemill.inference.core.blocks import Block, Fate, Lane, QueueFullError
 from tidemill.inference.core.model import Model
 from tidemill.inference.core.model import Route as ModelRoute
-from tidemill.inference.core.openinference import InferRequest, RequestRefusedError, answer, metadata, parse
+from tidemill.inference.core.openinference import (
+    JSON_LENGTH_HEADER,
+    InferRequest,
+    RequestRefusedError,
+    answer,
+    metadata,
+    parse,
+)
 from tidemill.inference.worker import ModelWorker
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -113,7 +120,7 @@ class InferenceApi:
         arrived = clock.monotonic()
         model, route = self._route(request)
         body = await self._body(request)
-        parsed = parse(body, INPUT, self._signature.width, self._signature.output)
+        parsed = parse(body, INPUT, self._signature.width, self._signature.output, _json_length(request))
         if len(parsed.rows) > self._limits.max_rows:
             raise RequestRefusedError(413, f"{len(parsed.rows)} rows in one request, at most {self._limits.max_rows}")
         wait_s = (parsed.deadline_ms or self._limits.deadline_ms) / 1_000
@@ -121,12 +128,16 @@ class InferenceApi:
         if block.poison:
             row, why = next(iter(block.poison.items()))
             raise RequestRefusedError(500, f"row {row} cannot be scored: {why}")
-        text = answer(parsed, model, self._signature.output, block.scores)
-        return Response(text, media_type="application/json")
+        answered = answer(parsed, model, self._signature.output, block.scores)
+        if answered.json_length is None:
+            return Response(answered.body, media_type="application/json")
+        headers = {JSON_LENGTH_HEADER: str(answered.json_length)}
+        return Response(answered.body, headers=headers, media_type="application/octet-stream")
 
     async def _score(self, parsed: InferRequest, route: ModelRoute, deadline: float) -> Block:
         settled = asyncio.Event()
-        block = Block(parsed.rows, route, Lane.HTTP, _waker(asyncio.get_running_loop(), settled), deadline)
+        done = _waker(asyncio.get_running_loop(), settled)
+        block = Block(parsed.rows, route, Lane.HTTP, done, deadline, parsed.priority)
         try:
             self._worker.submit(block)
         except QueueFullError:
@@ -210,6 +221,15 @@ def _guarded(handler: Handler) -> Handler:
             return JSONResponse({"error": refused.message}, refused.status, headers)
 
     return handle
+
+
+def _json_length(request: Request) -> int | None:
+    text = request.headers.get(JSON_LENGTH_HEADER)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise RequestRefusedError(400, f"{JSON_LENGTH_HEADER} is {text!r}, it must be the number of bytes of JSON")
+    return int(text)
 
 
 def _waker(loop: asyncio.AbstractEventLoop, settled: asyncio.Event) -> Callable[[], None]:
