@@ -86,7 +86,7 @@ class InferenceApi:
             {
                 "name": "tidemill-inference",
                 "version": installed_version("tidemill"),
-                "extensions": ["model_repository"],
+                "extensions": ["binary_tensor_data", "model_repository"],
             }
         )
 

@@ -35,11 +35,19 @@ class Client:
         self._address = server.url.removeprefix("http://")
 
     def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        status, _, answer = self.exchange(method, path, body, {})
+        return status, orjson.loads(answer)
+
+    def exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, int | None, bytes]:
+        """Status, the length of the JSON where a binary tensor follows, and the body."""
         connection = http.client.HTTPConnection(self._address, timeout=10)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
-            return answer.status, orjson.loads(answer.read())
+            length = answer.getheader(JSON_LENGTH)
+            return answer.status, None if length is None else int(length), answer.read()
         finally:
             connection.close()
 
@@ -48,6 +56,15 @@ class Client:
 
     def infer(self, rows: list[Any], path: str = MODEL, **members: Any) -> tuple[int, Any]:
         return self.call("POST", f"{path}/infer", orjson.dumps(tensor(rows) | members))
+
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+
+
+def binary(rows: int, size: int | None = None, **members: Any) -> dict[str, Any]:
+    parameters = {} if size is None else {"binary_data_size": size}
+    one = {"name": "features", "shape": [rows, WIDTH], "datatype": "FP32", "parameters": parameters}
+    return {"inputs": [one]} | members
 
 
 def tensor(rows: list[Any], **changes: Any) -> dict[str, Any]:
@@ -95,7 +112,8 @@ class Broken(Gate):
 
 def test_the_server_describes_itself_and_its_models(client: Client) -> None:
     status, server = client.get("/v2")
-    assert status == 200 and server["name"] == "tidemill-inference" and server["extensions"] == ["model_repository"]
+    assert status == 200 and server["name"] == "tidemill-inference"
+    assert server["extensions"] == ["binary_tensor_data", "model_repository"]
     assert client.get("/v2/health/live") == (200, {"live": True})
     assert client.get("/v2/health/ready") == (503, {"ready": False})
     assert client.get("/v2/models") == (200, [])
@@ -143,6 +161,47 @@ def test_infer_gives_the_scores_of_the_graph(client: Client) -> None:
     assert client.call("POST", f"{MODEL}/infer", body)[1]["outputs"] == answer["outputs"]
 
 
+@pytest.mark.parametrize("asked", [{}, {"parameters": {"binary_data_output": True}}, {"outputs": [
+    {"name": "score", "parameters": {"binary_data": True}}]}])  # fmt: skip
+def test_binary_tensors_give_the_scores_of_json_ones_to_the_last_bit(client: Client, asked: dict[str, Any]) -> None:
+    client.stage.go_live(1, mlp())
+    rows = np.random.default_rng(1).uniform(0, 2, (5, WIDTH)).astype(np.float32)
+    rows[0, 3] = np.nan  # an undefined feature
+    nested = [[None if np.isnan(x) else float(x) for x in row] for row in rows]
+    expected = client.infer(nested)[1]["outputs"][0]["data"]
+    blob = rows.tobytes()
+    text = orjson.dumps(binary(5, len(blob), **asked))
+    status, length, body = client.exchange("POST", f"{MODEL}/infer", text + blob, {JSON_LENGTH: str(len(text))})
+    assert status == 200
+    (output,) = orjson.loads(body[:length])["outputs"]
+    assert output["shape"] == [5]
+    if asked:
+        assert length is not None and output["parameters"] == {"binary_data_size": 20} and "data" not in output
+        scores = np.frombuffer(body[length:], "<f4").tolist()
+    else:
+        assert length is None
+        scores = output["data"]
+    assert [np.float32(score) for score in scores] == [np.float32(score) for score in expected]
+
+
+def test_a_wrong_length_of_the_json_or_of_what_follows_is_400(client: Client) -> None:
+    client.stage.catalogue.offer(Selection(1, Gate()))
+    blob = np.zeros((1, WIDTH), "<f4").tobytes()
+    text = orjson.dumps(binary(1, len(blob)))
+    endless = np.full((1, WIDTH), np.inf, "<f4").tobytes()
+    for body, header, said in (
+        (text + blob, "-1", "number of bytes"),
+        (text + blob, "many", "number of bytes"),
+        (text + blob, str(len(text + blob) + 1), "the body has"),
+        (text + blob[1:], str(len(text)), "bytes follow"),
+        (text + blob + b"0", str(len(text)), "bytes follow"),
+        (text + endless, str(len(text)), "not finite"),
+        (orjson.dumps(tensor([ROW])) + b"0", str(len(orjson.dumps(tensor([ROW])))), "1 bytes follow"),
+    ):
+        status, _, answer = client.exchange("POST", f"{MODEL}/infer", body, {JSON_LENGTH: header})
+        assert status == 400 and said in orjson.loads(answer)["error"]
+
+
 def test_a_named_version_scores_even_if_it_does_not_serve(client: Client) -> None:
     client.stage.go_live(1, constant(0.25))
     client.stage.go_live(2, constant(0.75))
@@ -168,6 +227,11 @@ BAD_BODIES: dict[str, tuple[bytes, str]] = {
     "booleans": (orjson.dumps(tensor([[True] * WIDTH])), "data"),
     "unknown output": (orjson.dumps(tensor([ROW]) | {"outputs": [{"name": "y"}]}), "outputs ['y'] do not exist"),
     "negative deadline": (orjson.dumps(tensor([ROW]) | {"parameters": {"deadline_ms": -1}}), "deadline_ms"),
+    "binary size without bytes": (orjson.dumps(binary(1, 4 * WIDTH)), "0 bytes follow"),
+    "data and a binary size": (orjson.dumps(tensor([ROW], parameters={"binary_data_size": 4 * WIDTH})), "not both"),
+    "neither data nor a binary size": (orjson.dumps(binary(1)), "neither data nor"),
+    "a priority too low": (orjson.dumps(tensor([ROW]) | {"parameters": {"priority": 10}}), "priority"),
+    "a priority that is a truth": (orjson.dumps(tensor([ROW]) | {"parameters": {"priority": True}}), "priority"),
     "text deadline": (orjson.dumps(tensor([ROW]) | {"parameters": {"deadline_ms": "1"}}), "deadline_ms"),
 }
 
