@@ -122,10 +122,10 @@ class Faults:
         for service in stopped:
             fleet.signal(service, signal.SIGCONT)
         # Each finds that what it had begun is not its own any more; more than one may in the same tick.
-        waiting = {stopped[service] for service in stood}
-        refused = fleet.wait_for(partial(_none_left, waiting, _REFUSED), _REFUSED_WITHIN_S) if taken else False
+        waiting = {service: stopped[service] for service in stood}
+        refused = fleet.wait_for(partial(_none_left, waiting), _REFUSED_WITHIN_S) if taken else False
         for service in stood:
-            if stopped[service] not in waiting:
+            if service not in waiting:
                 fleet.journal.write("zombie", service=service, pid=stopped[service])
         for successor in successors:
             fleet.remove(successor)
@@ -172,9 +172,12 @@ def _stands_still(pid: int) -> bool:
         return False
 
 
-def _none_left(waiting: set[int], kinds: Collection[str], entries: list[Entry]) -> bool:
-    """Takes out of `waiting` the processes that have written one of `kinds`."""
-    waiting.difference_update(entry.pid for entry in entries if entry.kind in kinds)
+def _none_left(waiting: dict[str, int], entries: list[Entry]) -> bool:
+    """Takes out of `waiting` the services whose process was refused, or has ended because it was."""
+    for entry in entries:
+        refused = entry.kind in _REFUSED and waiting.get(entry.service) == entry.pid
+        if refused or entry.kind == "exit":
+            waiting.pop(entry.service, None)
     return not waiting
 
 
