@@ -27,6 +27,8 @@ _OVERHEAD_MB = 256  # metaspace, threads, buffers and page cache next to the hea
 _PORT_ATTEMPTS = 4
 _API_VERSIONS_REQUEST = struct.pack(">ihhih", 10, 18, 0, 1, -1)  # size, api key, version, correlation id, no client id
 _LOST_PORT = "Address already in use"
+_BEFORE_VERSIONS_WERE_KEPT = "4.3.1"
+"""What made a data folder that names no version."""
 
 
 class LocalKafka:
@@ -102,6 +104,7 @@ class LocalKafka:
         paths = jars.fetch_jars(self._cache_dir or jars.default_cache_dir(), report=self._report)
         classpath = os.pathsep.join(str(path) for path in paths)
         with self._claim_folder() as claim:
+            self._check_version()
             keep = self._ports if self._ports.chosen and all(map(machine.port_is_free, self._ports.bound)) else None
             for attempt in range(1, _PORT_ATTEMPTS + 1):
                 self._ports = keep or self._choose_ports()
@@ -191,6 +194,22 @@ class LocalKafka:
             ) from None
         return claim
 
+    def _check_version(self) -> None:
+        """An older Kafka ends with a stack trace over what a newer one has written."""
+        if not self._data.exists():
+            return
+        written = self._version_file.read_text("utf-8") if self._version_file.exists() else _BEFORE_VERSIONS_WERE_KEPT
+        ours = jars.KAFKA_VERSION
+        if _numbers(written) > _numbers(ours):
+            raise EnvironmentUnusable(
+                f"The data folder {self._dir} was made by Apache Kafka {written}, which {ours} cannot read.",
+                hint="Name another data folder, or delete this one and what is in it.",
+            )
+
+    @property
+    def _version_file(self) -> Path:
+        return self._dir / "kafka-version"
+
     def _choose_ports(self) -> Ports:
         if self._wanted and not machine.port_is_free(self._wanted):
             raise EnvironmentUnusable(
@@ -233,6 +252,7 @@ class LocalKafka:
                 f"Kafka could not prepare its data folder {self._dir}: {detail or f'exit status {result.returncode}'}.",
                 hint="Check that the disk has room and that the folder is writable.",
             )
+        self._version_file.write_text(jars.KAFKA_VERSION, "utf-8")
         partial.rename(self._data)
 
     def _java(self, classpath: str, main_class: str, *arguments: str) -> list[str]:
@@ -294,6 +314,10 @@ class LocalKafka:
             *processes.last_lines(self.log_file, 8, log_start),
         ]
         return "".join(f"\n  {line}" for line in lines) if lines else " It printed nothing."
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.strip().split("."))
 
 
 def _size(file: Path) -> int:

@@ -99,6 +99,16 @@ def test_a_java_process_that_dies_is_reported_with_its_last_words(tmp_path: Path
     assert kafka.pid is None
 
 
+@pytest.mark.parametrize("written", ["99.0.1", None])
+def test_a_data_folder_of_a_newer_kafka_is_named_before_anything_starts(tmp_path: Path, written: str | None) -> None:
+    (tmp_path / "data").mkdir()
+    if written:
+        (tmp_path / "kafka-version").write_text(written)
+    with pytest.raises(EnvironmentUnusable, match=f"made by Apache Kafka {written or '4.3.1'}") as refused:
+        LocalKafka(tmp_path).start()
+    assert "another data folder" in refused.value.hint
+
+
 def test_a_heap_that_java_refuses_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentUnusable, match=r"(?s)could not prepare its data folder.*heap") as refusal:
         LocalKafka(tmp_path, heap_mb=1).start()
