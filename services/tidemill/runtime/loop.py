@@ -174,6 +174,8 @@ class Loop:
         notes = {at: self._notes.pop(at) for at in partitions if at in self._notes}
         for partition in partitions:
             self._starts.pop(partition, None)
+        if not self._starts:
+            self._whole.forget()
         whole = not any(number in numbers for _, number in self._starts)
         settled = whole and not self._reset_due and not self._pending.positions
         # A service with a timer could write for what it does not own any more.
@@ -359,7 +361,8 @@ class Loop:
                 self._commit(Deadline(_COMMIT_WITHIN_S), leaving=True)
             except (AbortedError, ProducerLostError) as error:
                 _log.warning("last transaction aborted", reason=str(error))
-                self._log.abort()
+                if isinstance(error, AbortedError):  # one that is fenced must not fence its successor
+                    self._log.abort()
         self._pending.clear()
 
     def _timeout(self, now: float) -> float:

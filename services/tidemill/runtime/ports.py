@@ -90,7 +90,8 @@ class LogClient(Protocol):
         ...
 
     def committed_notes(self, partitions: Collection[Partition]) -> dict[Partition, str]:
-        """The `notes` that were committed with these partitions' offsets; those without one are left out."""
+        """The `notes` that were committed with these partitions' offsets; those without one are left out. Raises
+        NotAnsweredError."""
         ...
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]: ...
@@ -124,8 +125,8 @@ class LogClient(Protocol):
         ...
 
     def abort(self) -> None:
-        """Abort the open transaction, if any, so that nothing of it that is still under way can join the next. Raises
-        ProducerLostError."""
+        """Abort the open transaction, if any, so that nothing of it that is still under way can join the next. May take
+        a minute. Raises ProducerLostError, or TidemillError where the brokers answer nothing."""
         ...
 
     def recover(self) -> None:

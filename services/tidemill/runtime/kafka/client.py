@@ -129,12 +129,15 @@ class KafkaClient:
                     clock.pause(0.005)
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
-        # In a rebalance this is a member for certain, and cannot be made to poll.
-        within_s = STABLE_WITHIN_S if self._assigning else _ANSWERED_WITHIN_S
-        return stable_offsets(self._member, self._identity.group, partitions, within_s)
+        return stable_offsets(self._member, self._identity.group, partitions, self._answered_within_s)
 
     def committed_notes(self, partitions: Collection[Partition]) -> dict[Partition, str]:
-        return notes_of(self._member, partitions)
+        return notes_of(self._member, partitions, self._answered_within_s)
+
+    @property
+    def _answered_within_s(self) -> float:
+        """In a rebalance this is a member for certain, and cannot be made to poll."""
+        return STABLE_WITHIN_S if self._assigning else _ANSWERED_WITHIN_S
 
     def watermarks(self, partitions: Collection[Partition]) -> dict[Partition, Watermarks]:
         """The true high watermark, not the last stable offset that a read_committed consumer is told."""

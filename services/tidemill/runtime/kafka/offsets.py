@@ -37,9 +37,11 @@ def stable_offsets(
     return {(at.topic, at.partition): at.offset if at.offset >= 0 else None for at in found}
 
 
-def notes_of(consumer: Consumer, partitions: Collection[Partition]) -> dict[Partition, str]:
-    """What stands beside the committed offsets of the consumer's group, where anything does."""
-    found = _stable(consumer, partitions)
+def notes_of(
+    consumer: Consumer, partitions: Collection[Partition], answered_within_s: float = STABLE_WITHIN_S
+) -> dict[Partition, str]:
+    """What stands beside the committed offsets of the consumer's group, where anything does. Raises as the other."""
+    found = _stable(consumer, partitions, answered_within_s)
     return {(at.topic, at.partition): at.metadata for at in found if at.offset >= 0 and at.metadata}
 
 

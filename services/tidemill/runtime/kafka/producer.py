@@ -72,17 +72,17 @@ class TransactionalProducer:
         self.starts += 1
         self._tap = LogTap()
         self._in_transaction = False
-        self._producer = producer = Producer(self._settings, logger=self._tap)
+        self._producer = Producer(self._settings, logger=self._tap)
         deadline = Deadline(_INIT_WITHIN_S)
         while True:
             try:
-                producer.init_transactions(deadline.at_most(CALL_TIMEOUT_S))
+                self._handle.init_transactions(deadline.at_most(CALL_TIMEOUT_S))
                 break
             except KafkaException as exception:
                 error = error_of(exception)
                 if not error.retriable() or deadline.passed:
                     raise self._start_refused(error) from None
-        producer.poll(0)
+        self._handle.poll(0)
 
     def begin(self) -> None:
         """Step 3. Takes a new epoch first when the last transaction left doubts."""
@@ -98,20 +98,24 @@ class TransactionalProducer:
     def produce(self, records: Iterable[OutRecord]) -> None:
         """Step 4. Blocks while the local queue is full."""
         produce = self._handle.produce
-        for topic, key, value, timestamp, partition, headers in records:
-            while True:
-                try:
-                    if headers:
-                        produce(topic, value, key, partition, timestamp=timestamp, headers=list(headers))
-                    else:
-                        produce(topic, value, key, partition, timestamp=timestamp)
-                    break
-                except BufferError:
-                    self._handle.poll(0.01)
-                except KafkaException as exception:
-                    if error_of(exception).code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                        raise refused(f"producing {len(value or b'')} bytes to {topic}", error_of(exception)) from None
-                    self._fail(exception, f"produce to {topic}")
+        try:
+            for topic, key, value, timestamp, partition, headers in records:
+                while True:
+                    try:
+                        if headers:
+                            produce(topic, value, key, partition, timestamp=timestamp, headers=list(headers))
+                        else:
+                            produce(topic, value, key, partition, timestamp=timestamp)
+                        break
+                    except BufferError:
+                        self._handle.poll(0.01)
+                    except KafkaException as exception:
+                        if error_of(exception).code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                            size = f"{len(value or b'')} bytes"
+                            raise refused(f"producing {size} to {topic}", error_of(exception)) from None
+                        self._fail(exception, f"produce to {topic}")
+        finally:
+            del produce  # else the traceback of what is raised would keep the handle, and let it go on this thread
 
     def send_offsets(
         self,
@@ -207,6 +211,10 @@ class TransactionalProducer:
 def _drop(held: list[Producer]) -> None:
     """Let the handle go on a thread of its own, because librdkafka may wait for a broker that is gone. Not by its
     `close()`: that would abort what is open."""
-    if held:
+
+    def drop() -> None:
         held[0].purge()
-        threading.Thread(target=held.clear, name="producer-drop", daemon=True).start()
+        held.clear()
+
+    if held:
+        threading.Thread(target=drop, name="producer-drop", daemon=True).start()

@@ -1,6 +1,7 @@
 """State and offsets for consumer groups that have not begun, in one transaction."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from confluent_kafka import Consumer
 
@@ -57,6 +58,9 @@ def seed_groups(
                 member.close()
         producer.commit(deadline)
     except (AbortedError, ProducerLostError) as error:
+        if isinstance(error, AbortedError):  # who was fenced must not fence in turn
+            with suppress(TidemillError):
+                producer.abort()
         raise TidemillError(
             f"nothing was written for {', '.join(offsets)}: {error}",
             hint="is a process of one of these groups running? then it has begun without; otherwise try again",
